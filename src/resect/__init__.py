@@ -1,0 +1,75 @@
+"""resect: model surgery for Keras 3.
+
+Right, or refused: an edit gives a new model that computes exactly what the edited graph means,
+with the original weights, or raises an error that names the layer, the reason and the repair.
+
+    read        the graph of a model; print it
+    clone       an exact, independent copy
+    pop         the last layers off
+    remove      layers out of the middle
+    truncate    the model from here on, up to there
+    split       cut in two, at any place
+    insert      layers in
+    replace     layers swapped
+    append      layers behind the output
+    prepend     layers behind the input
+    collapse    a region becomes a wire
+    rename      other names
+    functional  a subclassed model as a Functional one
+    plan        several edits, to be read before anything happens
+    verify      numbers, not hope
+"""
+
+from resect import edits, errors
+from resect.edits import Site
+from resect.errors import SurgeryError
+from resect.graph import Graph
+from resect.plan import Plan, plan
+from resect.select import Selection, first, last, select
+from resect.verbs import (
+    append,
+    clone,
+    collapse,
+    functional,
+    insert,
+    pop,
+    prepend,
+    read,
+    remove,
+    rename,
+    replace,
+    split,
+    truncate,
+)
+from resect.verify import Report, verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Graph",
+    "Plan",
+    "Report",
+    "Selection",
+    "Site",
+    "SurgeryError",
+    "append",
+    "clone",
+    "collapse",
+    "edits",
+    "errors",
+    "first",
+    "functional",
+    "insert",
+    "last",
+    "plan",
+    "pop",
+    "prepend",
+    "read",
+    "remove",
+    "rename",
+    "replace",
+    "select",
+    "split",
+    "truncate",
+    "verify",
+]

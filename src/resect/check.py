@@ -1,0 +1,93 @@
+"""Folds a plan's edits over its graph, and finds everything that is wrong with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from resect.edits import Edit
+from resect.errors import Problem, SurgeryError
+from resect.graph import Call, Graph
+from resect.keras_graph.inferring import infer
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one edit of a plan does.
+
+    Attributes:
+        edit: The edit.
+        before: The graph that it sees.
+        after: The graph that it leaves; the same where it cannot be done.
+        problems: What is wrong with it.
+        notes: What it does that it was not asked in so many words.
+    """
+
+    edit: Edit
+    before: Graph
+    after: Graph
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def fold(graph: Graph, edits: Sequence[Edit]) -> tuple[Step, ...]:
+    """The steps of a plan: each edit sees the graph that the one before it left.
+
+    An edit that cannot be done is passed over, so that what is wrong with the others is found too.
+    """
+    steps: list[Step] = []
+    for edit in edits:
+        step = _step(graph, edit)
+        steps.append(step)
+        graph = step.after
+    if steps and not any(step.problems for step in steps):
+        steps[-1] = dataclasses.replace(steps[-1], problems=_unused_inputs(steps))
+    return tuple(steps)
+
+
+def problems(steps: Sequence[Step]) -> tuple[Problem, ...]:
+    """Every problem of every step."""
+    return tuple(problem for step in steps for problem in step.problems)
+
+
+def _step(graph: Graph, edit: Edit) -> Step:
+    try:
+        inferred = infer(edit.apply(graph), edit.on_mismatch)
+    except SurgeryError as error:
+        return Step(edit, graph, graph, problems=error.asking(_request(edit)).problems)
+    if inferred.problems:
+        asked = [dataclasses.replace(p, request=_request(edit)) for p in inferred.problems]
+        return Step(edit, graph, graph, problems=tuple(asked))
+    return Step(edit, graph, inferred.graph, notes=tuple(inferred.notes))
+
+
+def _request(edit: Edit) -> str:
+    return f"Cannot {edit.describe()}."
+
+
+def _unused_inputs(steps: Sequence[Step]) -> tuple[Problem, ...]:
+    """Inputs of the result that nothing uses, unless nothing used them before either."""
+    source, result = steps[0].before, steps[-1].after
+    found = []
+    for ref in result.input_refs:
+        if _is_used(result, ref.call) or not _is_used(source, ref.call):
+            continue
+        label = result.label(ref.call)
+        found.append(
+            Problem(
+                "UnusedInputError",
+                label,
+                f"Nothing would use the input '{label}' any more.",
+                "Keep a layer that reads it, or drop it too: plan.drop_unused_inputs().",
+                _request(steps[-1].edit),
+            )
+        )
+    return tuple(found)
+
+
+def _is_used(graph: Graph, call: Call) -> bool:
+    if call not in graph.nodes:
+        return True
+    outputs = {ref.call for ref in graph.output_refs}
+    return call in outputs or bool(graph.consumers(call))

@@ -1,0 +1,404 @@
+"""Exact copies of layers, without re-running their constructors.
+
+A constructor only knows what `get_config` remembers. What a trained layer has become (built,
+quantized, LoRA-adapted, frozen in parts, with a vocabulary) is in its attributes, so those are
+copied, one by one and by their type: variables by value (or shared), sublayers as copies, Keras's
+own containers as themselves, functions that refer to the layer as functions that refer to its
+copy. An attribute of a type that is not known to be copyable makes the copy fall back on
+`from_config` and the layer's values; where that fails too, the layer is refused.
+
+Every object is copied once per `Copier`: sharing inside and between layers survives.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import dataclasses
+import enum
+import functools
+import inspect
+import re
+import tempfile
+import types
+from collections.abc import Callable
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from resect.errors import CopyError, SurgeryError
+from resect.keras_graph import private
+from resect.keras_graph.values import (
+    copied_tensor,
+    copied_variable,
+    is_backend_tensor,
+    is_tracking_reference,
+)
+
+Weights = Literal["copy", "share"]
+
+_ATOMIC: tuple[type, ...] = (
+    str, int, float, bool, complex, bytes, type(None), type(Ellipsis), type, range, slice,
+    types.ModuleType, types.BuiltinFunctionType, types.GenericAlias, np.dtype, np.generic,
+    inspect.Signature, re.Pattern, enum.Enum, np.ufunc,
+)  # fmt: skip
+_ATOMIC_EXACT = frozenset(_ATOMIC)
+
+# Objects that Keras calls and that hold nothing but settings: their attributes are copied even
+# where the class is the user's.
+_SETTINGS: tuple[type, ...] = (
+    keras.Initializer,
+    keras.Regularizer,
+    keras.constraints.Constraint,
+    keras.Quantizer,
+    keras.Loss,
+    keras.metrics.Metric,
+    keras.Operation,
+    keras.random.SeedGenerator,
+    keras.dtype_policies.DTypePolicy,
+    keras.dtype_policies.DTypePolicyMap,
+    keras.InputSpec,
+    keras.optimizers.schedules.LearningRateSchedule,
+)
+
+
+class _NotCopyableError(Exception):
+    """An attribute of a type that is not known to be copyable."""
+
+
+class Copier:
+    """Copies layers, each object once.
+
+    Args:
+        weights: `"copy"` gives every variable a value of its own; `"share"` keeps the variables.
+        model: Called for a model with a graph of its own: returns its copy.
+
+    Attributes:
+        variables: Pairs of a variable of the source and the variable that stands for it.
+    """
+
+    def __init__(self, weights: Weights, model: Callable[[Any], Any]) -> None:
+        self.weights = weights
+        self.variables: list[tuple[Any, Any]] = []
+        self._model = model
+        self._memo: dict[int, Any] = {}
+        self._sources: list[Any] = []  # keeps every source alive: the memo goes by identity
+
+    def layer(self, layer: Any, name: str | None = None) -> Any:
+        """A copy of a layer or operation, under a new name if one is given.
+
+        Raises:
+            CopyError: It can be neither copied nor re-created.
+        """
+        if id(layer) in self._memo:
+            return self._memo[id(layer)]
+        mark, pairs = len(self._sources), len(self.variables)
+        try:
+            new = self._attributes(layer)
+        except _NotCopyableError as stopped:
+            for source in self._sources[mark:]:
+                self._memo.pop(id(source), None)
+            del self._sources[mark:], self.variables[pairs:]
+            new = self._from_config(layer, str(stopped))
+        if name is not None and name != layer.name:
+            _rename(new, name)
+        return new
+
+    def remember(self, source: Any, new: Any) -> None:
+        """Makes `new` the copy of `source` from now on."""
+        self._memo[id(source)] = new
+        self._sources.append(source)
+
+    def attribute(self, value: Any) -> Any:
+        """A copy of the value of an attribute.
+
+        Raises:
+            CopyError: It is of a type that is not known to be copyable.
+        """
+        try:
+            return self._value(value)
+        except _NotCopyableError as stopped:
+            raise CopyError(f"It holds {stopped}, which cannot be copied.") from None
+
+    # Attributes, by type
+
+    def _attributes(self, source: Any) -> Any:
+        new = object.__new__(type(source))
+        self.remember(source, new)
+        target = new.__dict__
+        is_trainer = isinstance(source, keras.Model)
+        for key, value in vars(source).items():
+            if key in private.FRESH_LISTS:
+                target[key] = self._emptied(value)
+            elif is_trainer and (key in private.UNCOMPILED or key in private.COMPILED_ONLY):
+                if key in private.UNCOMPILED:
+                    target[key] = private.UNCOMPILED[key]
+            elif key == "_modules":
+                kept = {k: v for k, v in value.items() if k != "_torch_params"}
+                target[key] = self._value(kept)
+            elif type(value) in _ATOMIC_EXACT:
+                target[key] = value
+            else:
+                target[key] = self._value(value)
+        if isinstance(source, keras.Layer):
+            _track_for_torch(source, new)
+        return new
+
+    def _emptied(self, value: Any) -> Any:
+        new = type(value)()
+        if hasattr(value, "tracker"):
+            new.tracker = self._value(value.tracker)
+        return new
+
+    def _value(self, value: Any) -> Any:
+        kind = type(value)
+        if kind in _ATOMIC_EXACT or isinstance(value, _ATOMIC):
+            return value
+        if id(value) in self._memo:
+            return self._memo[id(value)]
+        for types_, copy_as in _COPIERS:
+            if isinstance(value, types_):
+                return copy_as(self, value)
+        if is_backend_tensor(value):
+            return copied_tensor(value)
+        if is_tracking_reference(value):
+            return type(value)(value.name, self._value(value.ref))
+        if isinstance(value, _SETTINGS) or _is_plain_keras(kind) or dataclasses.is_dataclass(kind):
+            return self._settings(value)
+        raise _NotCopyableError(f"a {kind.__module__}.{kind.__qualname__}")
+
+    def _layer(self, value: Any) -> Any:
+        return self._model(value) if isinstance(value, private.Function) else self.layer(value)
+
+    def _sequential(self, value: Any) -> Any:
+        return self._model(value) if value._functional is not None else self.layer(value)
+
+    def _variable(self, value: Any) -> Any:
+        new = value if self.weights == "share" else copied_variable(value)
+        self.remember(value, new)
+        self.variables.append((value, new))
+        return new
+
+    def _settings(self, value: Any) -> Any:
+        if not hasattr(value, "__dict__"):
+            return value
+        new = object.__new__(type(value))
+        self.remember(value, new)
+        for key, item in vars(value).items():
+            new.__dict__[key] = item if type(item) in _ATOMIC_EXACT else self._value(item)
+        return new
+
+    def _tracker(self, value: Any) -> Any:
+        new = private.Tracker({}, value.exclusions)
+        self.remember(value, new)
+        new.config = {
+            name: (test, self._value(store)) for name, (test, store) in value.config.items()
+        }
+        new.stored_ids = {
+            name: {id(self._value(item)) for item in store if id(item) in value.stored_ids[name]}
+            for name, (_, store) in value.config.items()
+        }
+        new.locked = value.locked
+        new._lock_violation_msg = value._lock_violation_msg
+        return new
+
+    def _list(self, value: Any) -> Any:
+        new = type(value)()
+        self.remember(value, new)
+        list.extend(new, [self._value(item) for item in value])
+        return self._with_tracker(value, new)
+
+    def _dict(self, value: Any) -> Any:
+        if isinstance(value, collections.defaultdict):
+            new: Any = collections.defaultdict(value.default_factory)
+        else:
+            new = type(value)()
+        self.remember(value, new)
+        for key, item in value.items():
+            dict.__setitem__(new, self._value(key), self._value(item))
+        return self._with_tracker(value, new)
+
+    def _set(self, value: Any) -> Any:
+        new = type(value)()
+        set.update(new, {self._value(item) for item in value})
+        return self._with_tracker(value, new)
+
+    def _with_tracker(self, value: Any, new: Any) -> Any:
+        if hasattr(value, "tracker"):
+            new.tracker = None if value.tracker is None else self._value(value.tracker)
+        return new
+
+    def _tuple(self, value: Any) -> Any:
+        items = [self._value(item) for item in value]
+        if all(a is b for a, b in zip(items, value, strict=True)):
+            return value
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+
+    def _method(self, value: Any) -> Any:
+        return types.MethodType(value.__func__, self._value(value.__self__))
+
+    def _partial(self, value: Any) -> Any:
+        keywords = {key: self._value(item) for key, item in value.keywords.items()}
+        return functools.partial(self._value(value.func), *self._tuple(value.args), **keywords)
+
+    def _function(self, value: Any) -> Any:
+        """A function that closes over the layer becomes one that closes over its copy."""
+        if not value.__closure__:
+            return value
+        cells = [self._cell(cell) for cell in value.__closure__]
+        if all(a is b for a, b in zip(cells, value.__closure__, strict=True)):
+            return value
+        new = types.FunctionType(
+            value.__code__, value.__globals__, value.__name__, value.__defaults__, tuple(cells)
+        )
+        self.remember(value, new)
+        new.__kwdefaults__ = value.__kwdefaults__
+        new.__qualname__, new.__doc__ = value.__qualname__, value.__doc__
+        new.__dict__.update({key: self._value(item) for key, item in vars(value).items()})
+        return new
+
+    def _cell(self, cell: Any) -> Any:
+        if id(cell) in self._memo:
+            return self._memo[id(cell)]
+        try:
+            content = cell.cell_contents
+        except ValueError:  # a cell that was never filled
+            return cell
+        copied = self._value(content)
+        new = cell if copied is content else types.CellType(copied)
+        self.remember(cell, new)
+        return new
+
+    def _keras_tensor(self, value: Any) -> Any:
+        new = keras.KerasTensor(value.shape, value.dtype, sparse=value.sparse, name=value.name)
+        self.remember(value, new)
+        return new
+
+    # The fallback
+
+    def _from_config(self, layer: Any, found: str) -> Any:
+        """Re-creates a layer from its configuration and gives it the values of the source."""
+        if self.weights == "share" and getattr(layer, "variables", ()):
+            raise CopyError(
+                f"{type(layer).__name__} holds {found}, so it cannot be copied around its variables.",
+                'Use weights="copy".',
+                layer.name,
+            )
+        try:
+            new = type(layer).from_config(layer.get_config())
+            _build_like(layer, new)
+            self._carry_values(layer, new)
+        except SurgeryError:
+            raise
+        except Exception as error:
+            raise CopyError(
+                f"{type(layer).__name__} holds {found}, which cannot be copied, and re-creating it "
+                f"from its configuration failed: {type(error).__name__}: {_first_line(error)}",
+                "Give the class a get_config that describes it, or keep that object outside it.",
+                layer.name,
+            ) from error
+        self.remember(layer, new)
+        return new
+
+    def _carry_values(self, layer: Any, new: Any) -> None:
+        """Variables in order, their flags and paths, vocabularies and other assets."""
+        old_vars, new_vars = getattr(layer, "variables", []), getattr(new, "variables", [])
+        if [(v.name, tuple(v.shape)) for v in old_vars] != [
+            (v.name, tuple(v.shape)) for v in new_vars
+        ]:
+            raise CopyError(
+                f"{type(layer).__name__} re-created from its configuration has other variables.",
+                "Give the class a get_config that describes it.",
+                layer.name,
+            )
+        for old, fresh in zip(old_vars, new_vars, strict=True):
+            fresh.assign(copied_tensor(old.value))
+            fresh.trainable = old.trainable
+            fresh._path = old._path
+            self.remember(old, fresh)
+            self.variables.append((old, fresh))
+        if isinstance(layer, keras.Layer):
+            for old_part, new_part in zip(
+                layer._flatten_layers(), new._flatten_layers(), strict=True
+            ):
+                new_part._trainable = old_part._trainable
+                self.remember(old_part, new_part)
+                _carry_assets(old_part, new_part)
+
+
+_COPIERS: list[tuple[Any, Callable[[Copier, Any], Any]]] = [
+    (keras.Variable, Copier._variable),
+    (private.Tracker, Copier._tracker),
+    (keras.Sequential, Copier._sequential),
+    (keras.Layer, Copier._layer),
+    (keras.KerasTensor, Copier._keras_tensor),
+    (list, Copier._list),
+    (dict, Copier._dict),
+    ((set, frozenset), Copier._set),
+    (tuple, Copier._tuple),
+    (types.MethodType, Copier._method),
+    (types.FunctionType, Copier._function),
+    (functools.partial, Copier._partial),
+    (np.ndarray, lambda _, value: value.copy()),
+    ((np.random.Generator, np.random.RandomState), lambda _, value: copy.deepcopy(value)),
+]
+
+
+def _is_plain_keras(kind: type) -> bool:
+    """Whether a class is Keras's own and keeps everything in its `__dict__`."""
+    return kind.__module__.split(".")[0] in ("keras", "keras_hub") and not issubclass(
+        kind, (keras.Optimizer, private.Node)
+    )
+
+
+def _rename(layer: Any, name: str) -> None:
+    """Renames a copy, and the part of its variables' paths that says its name."""
+    old = layer.name
+    layer.name = name
+    if getattr(layer, "_auto_config", None) is not None and "name" in layer._auto_config.config:
+        layer._auto_config.config["name"] = name
+    if getattr(layer, "_path", None):
+        parts = layer._path.split("/")
+        at = len(parts) - 1
+        if parts[at] == old:
+            for variable in layer.variables:
+                path = variable._path.split("/")
+                if path[: at + 1] == parts:
+                    variable._path = "/".join([*path[:at], name, *path[at + 1 :]])
+            layer._path = "/".join([*parts[:at], name])
+
+
+def _track_for_torch(source: Any, new: Any) -> None:
+    """PyTorch finds the parameters of a layer in a dict that must be made anew."""
+    if "_torch_params" in vars(source).get("_modules", {}) and not keras_in_stateless_scope():
+        new._track_variables()
+
+
+def keras_in_stateless_scope() -> bool:
+    """Whether variables have no values of their own at the moment."""
+    return keras.src.backend.common.stateless_scope.in_stateless_scope()
+
+
+def _build_like(layer: Any, new: Any) -> None:
+    """Builds a re-created layer, sublayers first: their state may only be made there."""
+    if not isinstance(layer, keras.Layer):
+        return
+    if layer.built and not new.built:
+        for old_part, new_part in zip(layer._layers, new._layers, strict=False):
+            _build_like(old_part, new_part)
+        new.build_from_config(layer.get_build_config() or {})
+
+
+def _carry_assets(layer: Any, new: Any) -> None:
+    """State that is not a variable: vocabularies and the like."""
+    if hasattr(layer, "save_assets") and hasattr(layer, "load_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            layer.save_assets(folder)
+            new.load_assets(folder)
+    if hasattr(new, "finalize_state"):
+        new.finalize_state()
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), "")

@@ -1,0 +1,365 @@
+"""Completes an edited graph: the shapes of what changed, and which layers still fit.
+
+Keras itself is asked, on layers that have variables with a shape and no value. What no edit has
+touched is taken over as it was recorded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import keras
+
+from resect.errors import Problem
+from resect.graph import Call, Graph, Layer, Node, Ref, Spec, VariableSpec, map_refs
+from resect.keras_graph import private
+from resect.keras_graph.copying import Copier
+from resect.keras_graph.making import from_config, new_layer, variable_specs
+from resect.keras_graph.projecting import projection
+from resect.keras_graph.reading import read, spec_of
+
+OnMismatch = Literal["raise", "reinit", "adapt"]
+
+
+@dataclass
+class Inferred:
+    """What came of completing a graph.
+
+    Attributes:
+        graph: The graph, every spec known.
+        problems: Layers that cannot take what they would be given.
+        notes: What was done about the others: layers that start afresh, projections put in.
+    """
+
+    graph: Graph
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def infer(graph: Graph, on_mismatch: OnMismatch = "raise") -> Inferred:
+    """Completes the specs of a graph, nested graphs first.
+
+    Args:
+        graph: An edited graph, in topological order.
+        on_mismatch: What happens to a layer of the source whose weights do not fit any more:
+            `"raise"` reports it, `"reinit"` lets it start afresh, `"adapt"` puts a projection in
+            front of it.
+    """
+    return _Inference(graph, on_mismatch).run()
+
+
+class _MisfitError(Exception):
+    """A call that cannot take its inputs; says why."""
+
+
+@dataclass
+class _Outcome:
+    outputs: tuple[Spec, ...]
+    origin: Literal["kept", "rebuilt"] = "kept"
+
+
+class _Inference:
+    def __init__(self, graph: Graph, on_mismatch: OnMismatch) -> None:
+        self.graph = graph
+        self.on_mismatch = on_mismatch
+        self.layers: dict[str, Layer] = dict(graph.layers)
+        self.nodes: dict[Call, Node] = {}
+        self.made: dict[str, Any] = {}  # skeletons of new and fresh layers, by name
+        self.projections: dict[tuple[Ref, Spec], Ref] = {}
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+
+    def run(self) -> Inferred:
+        self._nested()
+        for node in self.graph.nodes.values():
+            self._visit(node)
+        changed = any(self.nodes.get(c) is not n for c, n in self.graph.nodes.items())
+        if changed or any(self.layers[n] is not la for n, la in self.graph.layers.items()):
+            graph = self.graph.evolve(nodes=self.nodes, layers=self.layers)
+        else:
+            graph = self.graph
+        return Inferred(graph, self.problems, self.notes)
+
+    def _nested(self) -> None:
+        for name, layer in self.graph.layers.items():
+            if layer.graph is None or not layer.graph.edited:
+                continue
+            inner = infer(layer.graph, self.on_mismatch)
+            self.problems += [
+                dataclasses.replace(p, node=f"{name}/{p.node}") for p in inner.problems
+            ]
+            self.notes += [f"{name}/{note}" for note in inner.notes]
+            if inner.graph is not layer.graph:
+                self.layers[name] = dataclasses.replace(layer, graph=inner.graph)
+
+    def _spec(self, ref: Ref) -> Spec:
+        outputs = self.nodes[ref.call].outputs
+        assert outputs is not None
+        return outputs[ref.output]
+
+    def _current(self, node: Node) -> tuple[Spec, ...]:
+        return tuple(self._spec(ref) for ref in node.inputs)
+
+    def _visit(self, node: Node) -> None:
+        layer = self.layers[node.call.layer]
+        if self.graph.is_input(node.call) or self._is_known(node, layer):
+            self.nodes[node.call] = node
+            return
+        try:
+            self._complete(node, layer)
+        except _MisfitError as misfit:
+            self._misfit(node, layer, str(misfit))
+
+    def _is_known(self, node: Node, layer: Layer) -> bool:
+        if node.outputs is None:
+            return False
+        if layer.graph is not None and layer.graph.edited:
+            inner = tuple(layer.graph.spec(ref) for ref in layer.graph.output_refs)
+            if len(inner) != len(node.outputs) or not _same(inner, node.outputs):
+                return False
+        return _same(node.seen, self._current(node))
+
+    def _complete(self, node: Node, layer: Layer) -> None:
+        """Asks Keras for the outputs of a call, and keeps what it says."""
+        current = self._current(node)
+        if layer.graph is not None:
+            outcome = _Outcome(self._nested_outputs(node, layer, layer.graph))
+        elif layer.origin in ("new", "reinit"):
+            outcome = _Outcome(self._made_outputs(node, layer))
+        else:
+            outcome = self._kept_outputs(node, layer)
+        if outcome.origin == "rebuilt" and layer.origin == "kept":
+            self.layers[layer.name] = dataclasses.replace(layer, origin="rebuilt")
+        self.nodes[node.call] = dataclasses.replace(
+            node, outputs=outcome.outputs, seen=current, tensors=()
+        )
+
+    # The three ways to ask
+
+    def _arguments(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return map_refs(lambda r: _symbolic(self._spec(r)), (node.args, dict(node.kwargs)))
+
+    def _made_outputs(self, node: Node, layer: Layer) -> tuple[Spec, ...]:
+        """The outputs of a layer that is not the source's."""
+        outputs = self._call_made(layer, lambda: _template_copy(layer), node)
+        if layer.variables is None:
+            made = self.made[layer.name]
+            self.layers[layer.name] = dataclasses.replace(
+                layer, variables=variable_specs(made)
+            )
+        return outputs
+
+    def _call_made(self, layer: Layer, make: Any, node: Node) -> tuple[Spec, ...]:
+        args, kwargs = self._arguments(node)
+        with private.uninitialised_variables():
+            if layer.name not in self.made:
+                self.made[layer.name] = make()
+            try:
+                return _specs(self.made[layer.name](*args, **kwargs))
+            except Exception as error:
+                raise _MisfitError(_reason(error)) from error
+
+    def _kept_outputs(self, node: Node, layer: Layer) -> _Outcome:
+        """The outputs of a layer of the source that is given another shape."""
+        args, kwargs = self._arguments(node)
+        if not isinstance(layer.op, keras.Layer):
+            try:
+                with private.uninitialised_variables():
+                    return _Outcome(_specs(_shadow(layer.op).compute_output_spec(*args, **kwargs)))
+            except Exception as error:
+                raise _MisfitError(_reason(error)) from error
+        fresh = self._fresh(layer)
+        if fresh is None:
+            return self._shadow_outputs(layer, args, kwargs)
+        with private.uninitialised_variables():
+            try:
+                outputs = _specs(fresh(*args, **kwargs))
+            except Exception as error:
+                raise _MisfitError(_reason(error)) from error
+        misfit = _misfitting(variable_specs(layer.op), variable_specs(fresh))
+        if misfit:
+            raise _MisfitError(misfit)
+        same = variable_specs(layer.op) == variable_specs(fresh)
+        return _Outcome(outputs, "rebuilt" if same else "kept")
+
+    def _fresh(self, layer: Layer) -> Any:
+        """An unbuilt layer of the same configuration; `None` where there is no such thing."""
+        with private.uninitialised_variables():
+            try:
+                return from_config(layer.op, layer.name)
+            except Exception:  # no usable configuration: a copy of the built layer is asked
+                return None
+
+    def _shadow_outputs(self, layer: Layer, args: Any, kwargs: Any) -> _Outcome:
+        with private.uninitialised_variables():
+            try:
+                return _Outcome(_specs(_shadow(layer.op)(*args, **kwargs)))
+            except Exception as error:
+                raise _MisfitError(_reason(error)) from error
+
+    def _nested_outputs(self, node: Node, layer: Layer, inner: Graph) -> tuple[Spec, ...]:
+        """The outputs of a nested model, its graph run on the specs that it is given now."""
+        current = self._current(node)
+        wanted = [inner.spec(ref) for ref in inner.input_refs]
+        for given, expected in zip(current, wanted, strict=False):
+            if not _compatible(given, expected):
+                raise _MisfitError(f"The nested model takes {expected} and would be given {given}.")
+        if all(g.shape == w.shape for g, w in zip(current, wanted, strict=False)):
+            return tuple(inner.spec(ref) for ref in inner.output_refs)
+        given_nodes = {
+            ref.call: dataclasses.replace(inner.nodes[ref.call], outputs=(spec,))
+            for ref, spec in zip(inner.input_refs, current, strict=False)
+        }
+        result = infer(inner.evolve(nodes={**inner.nodes, **given_nodes}), "raise")
+        if result.problems:
+            raise _MisfitError(result.problems[0].reason)
+        return tuple(result.graph.spec(ref) for ref in inner.output_refs)
+
+    # What happens to a call that does not fit
+
+    def _misfit(self, node: Node, layer: Layer, why: str) -> None:
+        if layer.origin == "kept" and self.on_mismatch == "adapt" and self._adapt(node, layer):
+            return
+        if layer.origin in ("kept", "rebuilt") and self.on_mismatch == "reinit":
+            if self._reinitialise(node, layer):
+                return
+        self._report(node, layer, why)
+        # Go on as if it fitted, to find what else is wrong.
+        outputs = node.outputs or tuple(self._current(node)[:1])
+        self.nodes[node.call] = dataclasses.replace(node, outputs=outputs)
+
+    def _reinitialise(self, node: Node, layer: Layer) -> bool:
+        if not isinstance(layer.op, keras.Layer) or not variable_specs(layer.op):
+            return False
+        if layer.graph is not None:
+            return False
+        try:
+            afresh = dataclasses.replace(layer, origin="reinit", variables=None)
+            outputs = self._call_made(afresh, lambda: from_config(layer.op, layer.name), node)
+        except (_MisfitError, NotImplementedError, TypeError):
+            return False
+        specs = variable_specs(self.made[layer.name])
+        self.layers[layer.name] = dataclasses.replace(afresh, variables=specs)
+        self.nodes[node.call] = dataclasses.replace(
+            node, outputs=outputs, seen=self._current(node), tensors=()
+        )
+        was, now = _shapes(variable_specs(layer.op)), _shapes(specs)
+        self.notes.append(f"{layer.name} starts afresh: its weights {was} become {now}")
+        return True
+
+    def _adapt(self, node: Node, layer: Layer) -> bool:
+        """Puts a projection on every input that changed, so that all weights stay."""
+        mapping: dict[Ref, Ref] = {}
+        for ref, before in zip(node.inputs, node.seen, strict=True):
+            now = self._spec(ref)
+            if now.same_type(before):
+                continue
+            target = self._project(ref, now, before)
+            if target is None:
+                return False
+            mapping[ref] = target
+        adapted = node.substitute(mapping)
+        if not mapping or not _same(adapted and self._current(adapted), node.seen):
+            return False
+        self.nodes[node.call] = adapted
+        return True
+
+    def _project(self, ref: Ref, now: Spec, before: Spec) -> Ref | None:
+        key = (ref, before)
+        if key not in self.projections:
+            base = f"{ref.call.layer}_projection"
+            name = self.graph.free_name(base, taken=self.layers)
+            template = projection(now, before, name)
+            if template is None:
+                return None
+            layer = Layer(name, template, type(template), origin="new")
+            self.layers[name] = layer
+            self._visit(Node(Call(name), (ref,)))
+            self.projections[key] = Ref(Call(name))
+            self.notes.append(f"{name} is inserted: it projects {now} to {before}")
+        return self.projections[key]
+
+    def _report(self, node: Node, layer: Layer, why: str) -> None:
+        was = ", ".join(map(str, node.seen)) or "?"
+        now = ", ".join(map(str, self._current(node)))
+        fed = ", ".join(f"'{ref.call.layer}'" for ref in dict.fromkeys(node.inputs))
+        label = self.graph.label(node.call)
+        if layer.origin == "new":
+            reason = f"'{label}' ({layer.kind}) cannot take {now} from {fed}: {why}"
+            repair = "Change its configuration, or insert it elsewhere."
+        else:
+            reason = f"'{label}' ({layer.kind}) was fed {was} and would be fed {now} from {fed}: {why}"
+            repair = (
+                'Let such layers start afresh with on_mismatch="reinit", or have a projection '
+                'inserted with on_mismatch="adapt".'
+            )
+            if self.on_mismatch != "raise":
+                repair = f'on_mismatch="{self.on_mismatch}" cannot help here: edit what feeds it too.'
+        self.problems.append(Problem("ShapeError", label, reason, repair))
+
+
+def _same(one: Sequence[Spec], other: Sequence[Spec]) -> bool:
+    return len(one) == len(other) and all(
+        a.same_type(b) for a, b in zip(one, other, strict=True)
+    )
+
+
+def _compatible(given: Spec, expected: Spec) -> bool:
+    return len(given.shape) == len(expected.shape) and all(
+        a is None or b is None or a == b for a, b in zip(given.shape, expected.shape, strict=True)
+    )
+
+
+def _symbolic(spec: Spec) -> Any:
+    tensor = keras.KerasTensor(spec.shape, dtype=spec.dtype, sparse=spec.sparse)
+    if spec.masked:
+        private.set_keras_mask(tensor, keras.KerasTensor(spec.shape[:2], dtype="bool"))
+    return tensor
+
+
+def _specs(outputs: Any) -> tuple[Spec, ...]:
+    return tuple(spec_of(tensor) for tensor in keras.tree.flatten(outputs))
+
+
+def _template_copy(layer: Layer) -> Any:
+    from resect.keras_graph.writing import copy_model
+
+    if layer.origin == "reinit":
+        return from_config(layer.op, layer.name)
+    return new_layer(layer, "share", copy_model)
+
+
+def _shadow(operation: Any) -> Any:
+    """A copy around the same variables: calling it leaves no calls on the source."""
+    from resect.keras_graph.writing import copy_model
+
+    return Copier("share", copy_model).layer(operation)
+
+
+def _misfitting(was: tuple[VariableSpec, ...], now: tuple[VariableSpec, ...]) -> str:
+    """Says which weights have another shape now; `""` if none has."""
+    shapes: dict[str, list[tuple[int, ...]]] = {}
+    for variable in was:
+        shapes.setdefault(variable.name, []).append(variable.shape)
+    for variable in now:
+        if variable.shape not in shapes.get(variable.name, [variable.shape]):
+            held = " or ".join(map(str, shapes[variable.name]))
+            return f"its {variable.name} is {held} and would have to be {variable.shape}."
+    return ""
+
+
+def _shapes(variables: tuple[VariableSpec, ...]) -> str:
+    return ", ".join(f"{v.name} {v.shape}" for v in variables)
+
+
+def _reason(error: BaseException) -> str:
+    """The first sentence of what Keras said, without its report of the arguments."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("Exception encountered", "Arguments"))]
+    return (kept or lines or [type(error).__name__])[0]
+
+
+__all__ = ["Inferred", "OnMismatch", "infer", "read"]

@@ -1,0 +1,86 @@
+"""Makes the layers that an edited graph asks for: from a template, or rebuilt for another shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from resect.graph import Layer, Spec, VariableSpec
+from resect.keras_graph import private
+from resect.keras_graph.copying import Copier, Weights
+from resect.keras_graph.values import copied_tensor
+
+
+def new_layer(layer: Layer, weights: Weights, copy_model: Callable[..., Any]) -> Any:
+    """A layer made from the template of an insertion or replacement, under the graph's name.
+
+    A template with weights is copied with them. One without is made anew from its configuration,
+    so that each place gets random seeds of its own.
+    """
+    template = layer.op
+    if isinstance(template, private.Function) or (
+        isinstance(template, keras.Sequential) and template._functional is not None
+    ):
+        return copy_model(template, layer.name)
+    if not _has_state(template):
+        try:
+            return from_config(template, layer.name)
+        except Exception:  # no usable configuration: its attributes are copied instead
+            return Copier(weights, copy_model).layer(template, layer.name)
+    return Copier(weights, copy_model).layer(template, layer.name)
+
+
+def from_config(layer: Any, name: str) -> Any:
+    """A fresh, unbuilt layer of the same class and configuration."""
+    config = layer.get_config()
+    if "name" in config:
+        config["name"] = name
+    new = type(layer).from_config(config)
+    if new.name != name:
+        new.name = name
+    return new
+
+
+def carry_matching(old: Any, new: Any) -> tuple[list[tuple[Any, Any]], list[Any]]:
+    """Gives a built layer the values of another wherever the variable's name and shape agree.
+
+    Returns:
+        The pairs of variables that were carried, and the variables of `new` that were not.
+    """
+    same = [_key(v) for v in old.variables] == [_key(v) for v in new.variables]
+    by_key = {_key(v): v for v in reversed(old.variables)}
+    carried, left = [], []
+    for i, target in enumerate(new.variables):
+        source = old.variables[i] if same else by_key.get(_key(target))
+        if source is None:
+            left.append(target)
+            continue
+        target.assign(copied_tensor(source.value))
+        target.trainable = source.trainable
+        target._path = source._path
+        carried.append((source, target))
+    return carried, left
+
+
+def variable_specs(operation: Any) -> tuple[VariableSpec, ...]:
+    """Names, shapes and dtypes of the weights of a layer."""
+    return tuple(
+        VariableSpec(*_key(v), str(keras.backend.standardize_dtype(v._dtype)))
+        for v in getattr(operation, "weights", ())
+    )
+
+
+def _key(variable: Any) -> tuple[str, tuple[int, ...]]:
+    return variable.name, tuple(int(size) for size in variable._shape)
+
+
+def _has_state(template: Any) -> bool:
+    return bool(getattr(template, "weights", ())) or hasattr(template, "adapt")
+
+
+def input_layer(name: str, spec: Spec) -> Layer:
+    """The layer of an input that a cut makes, for tensors of a given spec."""
+    template = keras.layers.InputLayer(batch_shape=spec.shape, dtype=spec.dtype, name=name)
+    return Layer(name, template, type(template), origin="new")

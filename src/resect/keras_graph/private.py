@@ -1,0 +1,95 @@
+"""Every name of Keras that is not part of its public interface.
+
+When Keras moves something, this is the file to change. The attributes that the rest of the
+package reads and writes (`_inbound_nodes`, `_keras_history`, `_value`, …) are unchanged in
+Keras 3.10 to 3.15.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras.src.backend.common import global_state
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+from keras.src.layers.core.input_layer import InputLayer
+from keras.src.models.functional import Functional
+from keras.src.ops.function import Function
+from keras.src.ops.node import Node
+from keras.src.utils.tracking import (
+    TrackedDict,
+    TrackedList,
+    TrackedOrderedDict,
+    TrackedSet,
+    Tracker,
+)
+
+__all__ = [
+    "FRESH_LISTS",
+    "UNCOMPILED",
+    "Function",
+    "Functional",
+    "InputLayer",
+    "Node",
+    "TrackedDict",
+    "TrackedList",
+    "TrackedOrderedDict",
+    "TrackedSet",
+    "Tracker",
+    "deep_recursion",
+    "get_keras_mask",
+    "set_keras_mask",
+    "uninitialised_variables",
+]
+
+# Attributes of an operation that a copy starts without: the calls it took part in, and what
+# its last eager call left behind.
+FRESH_LISTS = frozenset(
+    {"_inbound_nodes", "_outbound_nodes", "_losses", "_loss_ids", "_losses_override"}
+)
+
+# What `compile` leaves on a model. Copies of models start uncompiled; the compile state of the
+# outermost model is carried on purpose, by `training`.
+UNCOMPILED: dict[str, Any] = {
+    "compiled": False,
+    "loss": None,
+    "train_function": None,
+    "test_function": None,
+    "predict_function": None,
+    "_compile_loss": None,
+    "_compile_metrics": None,
+    "_loss_tracker": None,
+}
+COMPILED_ONLY = frozenset(
+    {"optimizer", "_optimizer", "_compile_config", "_compiled_trainable_state", "stop_training"}
+)
+
+
+@contextlib.contextmanager
+def uninitialised_variables() -> Iterator[None]:
+    """Layers that are built inside get variables with a shape and no value.
+
+    Keras keeps a global list of such variables and would initialise them when the next stateless
+    scope ends; those made here are taken off it again.
+    """
+    before = {id(v) for v in global_state.get_global_attribute("uninitialized_variables", [])}
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        waiting = global_state.get_global_attribute("uninitialized_variables", [])
+        waiting[:] = [v for v in waiting if id(v) in before]
+
+
+@contextlib.contextmanager
+def deep_recursion(depth: int) -> Iterator[None]:
+    """Gives Keras, which walks graphs recursively, the room that a graph of `depth` calls needs."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(limit, 1_000 + 10 * depth))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)

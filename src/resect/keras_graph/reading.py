@@ -1,0 +1,197 @@
+"""Reads a Keras model as a `Graph`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from resect.errors import NotAModelError, ReadError, UnbuiltError
+from resect.graph import Call, Graph, Layer, Node, Ref, Spec
+from resect.keras_graph import private
+
+# A Functional is either: `keras.Model(inputs, outputs)` or the subclass that a user made of it.
+_PLAIN = {private.Function: "Functional", private.Functional: "Functional", keras.Sequential: "Sequential"}
+
+
+def read(model: Any) -> Graph:
+    """The graph of a Functional or Sequential model, nested models included.
+
+    Nothing is called and nothing is copied: the graph refers to the model's own layers.
+
+    Args:
+        model: A built `keras.Sequential`, a Functional model or a subclass of one.
+
+    Returns:
+        The graph. Raw operations are calls like any other.
+
+    Raises:
+        NotAModelError: Not a Keras 3 model.
+        UnbuiltError: A Sequential that has not seen an input shape.
+        ReadError: A subclassed model, which has no graph of its own (`resect.functional` traces it).
+    """
+    return _Reader().graph(model)
+
+
+def has_graph(model: Any) -> bool:
+    """Whether Keras keeps a graph of this model."""
+    if isinstance(model, keras.Sequential):
+        return model._functional is not None
+    return isinstance(model, private.Function)
+
+
+def _function_of(model: Any) -> Any:
+    """The object that holds the nodes of a model."""
+    if isinstance(model, keras.Sequential):
+        if model._functional is None:
+            raise _no_sequential_graph(model)
+        return model._functional
+    if isinstance(model, private.Function):
+        return model
+    if isinstance(model, keras.Model):
+        raise ReadError(
+            f"{type(model).__name__} '{model.name}' is a subclassed model: its layers are wired in "
+            "Python, and Keras keeps no graph of them.",
+            "Trace it first: resect.functional(model, inputs=keras.Input(...)).",
+            model.name,
+        )
+    raise _not_a_model(model)
+
+
+def _no_sequential_graph(model: Any) -> ReadError:
+    if not model.built:
+        return UnbuiltError(
+            f"Sequential '{model.name}' has not been built: it does not know its input shape.",
+            "Start it with keras.Input(shape), or call model.build((None, ...)) first.",
+            model.name,
+        )
+    return ReadError(
+        f"Sequential '{model.name}' is built, but Keras could not infer the shapes in it and keeps "
+        "no graph.",
+        "Give its custom layers a compute_output_shape, or start it with keras.Input(shape).",
+        model.name,
+    )
+
+
+def _not_a_model(model: Any) -> NotAModelError:
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    origin = type(model).__module__.split(".")[0]
+    repair = "Pass a keras.Model, such as keras.saving.load_model(path) returns."
+    if origin == "torch":
+        repair = "A torch.nn.Module has no Keras graph: wrap or rebuild it in Keras 3 first."
+    elif origin in ("tf_keras", "tensorflow"):
+        repair = (
+            "It belongs to Keras 2 (tf_keras): save it, and load it with Keras 3's "
+            "keras.saving.load_model."
+        )
+    elif isinstance(model, (str, bytes)) or hasattr(model, "__fspath__"):
+        repair = f"Load it first: keras.saving.load_model({model!r})."
+    elif isinstance(model, keras.Layer):
+        repair = "Put the layer into a model: keras.Sequential([keras.Input(shape), layer])."
+    return NotAModelError(f"A Keras 3 model is needed, and this is a {kind}.", repair)
+
+
+class _Reader:
+    """Reads a model and its nested models, each nested model once."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[int, Graph] = {}
+
+    def graph(self, model: Any) -> Graph:
+        if id(model) not in self._graphs:
+            self._graphs[id(model)] = self._read(model)
+        return self._graphs[id(model)]
+
+    def _read(self, model: Any) -> Graph:
+        function = _function_of(model)
+        recorded = [
+            node
+            for depth in sorted(function._nodes_by_depth, reverse=True)
+            for node in function._nodes_by_depth[depth]
+        ]
+        # A layer may have been called outside this model too: its calls in it are numbered afresh.
+        own = {id(node) for node in recorded}
+        index_of: dict[int, int] = {}
+        for operation in {id(n.operation): n.operation for n in recorded}.values():
+            calls = (id(n) for n in operation._inbound_nodes if id(n) in own)
+            index_of.update({key: i for i, key in enumerate(calls)})
+        return self._build(model, function, recorded, index_of)
+
+    def _build(
+        self, model: Any, function: Any, recorded: list[Any], index_of: dict[int, int]
+    ) -> Graph:
+        calls = {id(n): Call(n.operation.name, index_of[id(n)]) for n in recorded}
+        refs = {
+            id(tensor): Ref(calls[id(n)], i) for n in recorded for i, tensor in enumerate(n.outputs)
+        }
+        specs = {id(t): spec for n in recorded for t, spec in self._specs(n)}
+
+        def as_refs(structure: Any) -> Any:
+            return keras.tree.map_structure(lambda leaf: refs.get(id(leaf), leaf), structure)
+
+        nodes = {}
+        for n in recorded:
+            args, kwargs = n.arguments.convert(lambda leaf: refs.get(id(leaf), leaf))
+            nodes[calls[id(n)]] = Node(
+                call=calls[id(n)],
+                args=args,
+                kwargs=kwargs,
+                outputs=tuple(specs[id(tensor)] for tensor in n.outputs),
+                seen=tuple(specs[id(tensor)] for tensor in n.input_tensors),
+                tensors=tuple(n.outputs),
+            )
+        layers = {}
+        for n in recorded:
+            if n.operation.name not in layers:
+                layers[n.operation.name] = self._layer(n.operation)
+        return Graph(
+            name=model.name,
+            kind=_PLAIN.get(type(model), type(model).__name__),
+            layers=layers,
+            nodes=nodes,
+            inputs=as_refs(function._inputs_struct),
+            outputs=as_refs(function._outputs_struct),
+            model=model,
+        ).ordered()
+
+    def _specs(self, node: Any) -> list[tuple[Any, Spec]]:
+        """The outputs of a call and their specs.
+
+        A nested model hands on the masks of its own outputs at run time, unrecorded.
+        """
+        operation = node.operation
+        sparse = isinstance(operation, private.InputLayer) and bool(operation.sparse)
+        specs = [(tensor, spec_of(tensor, sparse=sparse)) for tensor in node.outputs]
+        if not _is_nested(operation):
+            return specs
+        inner = self.graph(operation)
+        return [
+            (tensor, spec._replace(masked=spec.masked or inner.spec(ref).masked))
+            for (tensor, spec), ref in zip(specs, inner.output_refs, strict=True)
+        ]
+
+    def _layer(self, operation: Any) -> Layer:
+        return Layer(
+            name=operation.name,
+            op=operation,
+            cls=type(operation),
+            graph=self.graph(operation) if _is_nested(operation) else None,
+        )
+
+
+def _is_nested(operation: Any) -> bool:
+    return isinstance(operation, keras.Model) and has_graph(operation)
+
+
+def spec_of(tensor: Any, *, sparse: bool = False) -> Spec:
+    """The spec of a Keras tensor.
+
+    Keras marks dense tensors as sparse too (`x * 2.0`), so its mark is not asked.
+    """
+    masked = private.get_keras_mask(tensor) is not None
+    return Spec(tuple(tensor.shape), str(tensor.dtype), sparse, masked)
+
+
+def input_specs(graph: Graph, node: Node) -> tuple[Spec, ...]:
+    """The specs of the tensors that a call reads now."""
+    return tuple(graph.spec(ref) for ref in node.inputs)

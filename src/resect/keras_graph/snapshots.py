@@ -1,0 +1,86 @@
+"""Remembers what a model is, to show afterwards that nothing of it has changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from resect.keras_graph.reading import has_graph
+
+
+@dataclass
+class Snapshot:
+    """A model as it was.
+
+    Attributes:
+        model: The model.
+        calls: Number of recorded calls of each layer and operation.
+        flags: `trainable` of each layer and variable.
+        values: The values of all variables, the optimizer's included; only if asked for.
+    """
+
+    model: Any
+    calls: list[tuple[Any, int, int]]
+    flags: list[tuple[Any, bool]]
+    values: list[tuple[Any, np.ndarray]]
+
+    @classmethod
+    def of(cls, model: Any, *, values: bool = True) -> Snapshot:
+        """A snapshot; without `values` only of the structure, which costs next to nothing."""
+        operations = list(_operations(model))
+        layers = model._flatten_layers()
+        variables = list(model.variables)
+        optimizer = getattr(model, "optimizer", None)
+        if optimizer is not None:
+            variables += list(optimizer.variables)
+        return cls(
+            model,
+            [(op, len(op._inbound_nodes), len(op._outbound_nodes)) for op in operations],
+            [(la, la.trainable) for la in layers] + [(v, v.trainable) for v in model.variables],
+            [(v, _array(v).copy()) for v in variables] if values else [],
+        )
+
+    def structure_changes(self) -> list[str]:
+        """What has changed in calls and flags, in words."""
+        found = [
+            f"{op.name} has other call nodes"
+            for op, inbound, outbound in self.calls
+            if (len(op._inbound_nodes), len(op._outbound_nodes)) != (inbound, outbound)
+        ]
+        found += [f"{o.name} has another trainable flag" for o, was in self.flags if o.trainable != was]
+        return found
+
+    def changes(self) -> list[str]:
+        """What has changed, in words."""
+        found = self.structure_changes()
+        found += [f"{v.path} has another value" for v, was in self.values if not _same(_array(v), was)]
+        return found
+
+
+def same_value(one: Any, other: Any) -> bool:
+    """Whether two variables hold the same bits."""
+    return _same(_array(one), _array(other))
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return bool(np.array_equal(_bits(a), _bits(b)))
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _array(variable: Any) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(variable.value))
+
+
+def _operations(model: Any) -> Any:
+    if not has_graph(model):
+        return model._flatten_layers()
+    function = model._functional if isinstance(model, keras.Sequential) else model
+    return [*function.operations, *model._flatten_layers(include_self=False)]

@@ -1,0 +1,279 @@
+"""Traces the `call` of a subclassed model into a graph.
+
+A trace runs `call` once on symbolic inputs and records what it calls. What a trace would get
+silently wrong is looked for and refused: a branch on `training`, a variable that `call` updates, a
+weight that turns into a constant, a result that differs from the model's own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import linecache
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from resect.errors import NotAModelError, TraceError, UnbuiltError
+from resect.graph import Graph
+from resect.keras_graph import private
+from resect.keras_graph.reading import has_graph, read
+
+_LIBRARIES = ("keras", "keras_hub", "jax", "jaxlib", "torch", "tensorflow", "resect", "optree")
+
+
+def trace(model: Any, inputs: Any = None) -> Graph:
+    """The graph of a subclassed model, on the model's own layers.
+
+    Args:
+        model: A built subclassed `keras.Model`.
+        inputs: Structure of `keras.Input` tensors as `call` takes it; by default tensors of the
+            shapes that the model was built with, in Keras's default float type.
+
+    Raises:
+        TraceError: `call` cannot be traced, or not exactly; names the file and line.
+        UnbuiltError: The model has no weights or no input shape yet.
+    """
+    if not isinstance(model, keras.Model):
+        kind = f"{type(model).__module__}.{type(model).__qualname__}"
+        raise NotAModelError(f"A Keras 3 model is needed, and this is a {kind}.")
+    if has_graph(model):
+        return read(model)
+    _check_built(model)
+    inputs = _default_inputs(model) if inputs is None else inputs
+    marks = _Marks(model)
+    try:
+        outputs = _call(model, inputs, None)
+        _check_constants(model, inputs, outputs)
+        _check_training(model, inputs)
+        return _graph(model, inputs, outputs)
+    finally:
+        marks.restore()
+
+
+class _Marks:
+    """Takes the calls that a trace records on the model's layers off again."""
+
+    def __init__(self, model: Any) -> None:
+        self.lengths = [
+            (layer, len(layer._inbound_nodes), len(layer._outbound_nodes))
+            for layer in model._flatten_layers()
+        ]
+
+    def restore(self) -> None:
+        for layer, inbound, outbound in self.lengths:
+            del layer._inbound_nodes[inbound:]
+            del layer._outbound_nodes[outbound:]
+
+
+def _check_built(model: Any) -> None:
+    unbuilt = [layer.name for layer in model._flatten_layers() if not layer.built]
+    if not model.built or unbuilt:
+        which = f" (neither have {', '.join(unbuilt[:4])})" if unbuilt else ""
+        raise UnbuiltError(
+            f"{type(model).__name__} '{model.name}' has not been built{which}: it has no weights.",
+            "Call it once on a batch of data: model(batch).",
+            model.name,
+        )
+
+
+def _default_inputs(model: Any) -> Any:
+    shapes = model._build_shapes_dict
+    if not shapes:
+        raise UnbuiltError(
+            f"{type(model).__name__} '{model.name}' does not say what shape its inputs have.",
+            "Say it: resect.functional(model, inputs=keras.Input(shape)).",
+            model.name,
+        )
+    if len(shapes) > 1:
+        raise TraceError(
+            f"{type(model).__name__}.call takes {len(shapes)} tensors: {', '.join(shapes)}. A "
+            "Functional model takes one structure.",
+            "Let call take a list or a dict, and pass inputs=[keras.Input(...), ...].",
+            model.name,
+        )
+    shape = next(iter(shapes.values()))
+    return keras.tree.map_shape_structure(
+        lambda s: keras.Input(batch_shape=(None, *tuple(s)[1:])), shape
+    ) if hasattr(keras.tree, "map_shape_structure") else _map_shapes(shape)
+
+
+def _map_shapes(shape: Any) -> Any:
+    if isinstance(shape, (list, tuple)) and all(isinstance(s, (int, type(None))) for s in shape):
+        return keras.Input(batch_shape=(None, *shape[1:]))
+    if isinstance(shape, dict):
+        return {key: _map_shapes(item) for key, item in shape.items()}
+    return [_map_shapes(item) for item in shape]
+
+
+def _call(model: Any, inputs: Any, training: bool | None, values: Any = ()) -> Any:
+    """One symbolic run of `call`; refuses if it raises or changes a variable."""
+    takes_training = "training" in inspect.signature(model.call).parameters
+    kwargs = {"training": training} if takes_training else {}
+    with keras.StatelessScope(state_mapping=values, initialize_variables=False) as scope:
+        before = {id(v): scope.get_current_value(v) for v in model.variables}
+        try:
+            outputs = model.call(inputs, **kwargs)
+        except Exception as error:
+            raise _stopped(model, error) from error
+        changed = [v for v in model.variables if scope.get_current_value(v) is not before[id(v)]]
+    if changed:
+        raise TraceError(
+            f"{_where(model, r'assign')}: {type(model).__name__}.call updates the variable "
+            f"'{changed[0].path}'. A graph of calls would not.",
+            "Move the update into a layer of its own.",
+            model.name,
+        )
+    leaves = keras.tree.flatten(outputs)
+    if not leaves or not all(isinstance(leaf, keras.KerasTensor) for leaf in leaves):
+        raise TraceError(
+            f"{_where(model, r'return')}: {type(model).__name__}.call returns something else than "
+            "tensors that depend on its inputs.",
+            "Return tensors, or lists and dicts of them.",
+            model.name,
+        )
+    return outputs
+
+
+def _stopped(model: Any, error: Exception) -> TraceError:
+    """The error of a trace, with the last line of the user's own code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not _is_library(frame.filename)]
+    if not own:
+        place, line = _where(model, r"def call"), ""
+    else:
+        place = f"{own[-1].filename}:{own[-1].lineno}"
+        line = f"\n  {own[-1].line}"
+    return TraceError(
+        f"{place}: {type(model).__name__}.call cannot be traced on symbolic tensors.{line}\n"
+        f"  {type(error).__name__}: {_first_line(error)}",
+        "Write that line with keras.ops, or move it into a layer of its own.",
+        model.name,
+    )
+
+
+def _is_library(filename: str) -> bool:
+    parts = Path(filename).parts
+    if "site-packages" in parts or "dist-packages" in parts or filename.startswith("<frozen"):
+        return True
+    return "resect" in parts and Path(filename).name in ("tracing.py", "__init__.py", "verbs.py")
+
+
+# What a trace gets silently wrong
+
+
+def _check_constants(model: Any, inputs: Any, outputs: Any) -> None:
+    """Refuses weights, and tensors computed from weights, among the recorded arguments."""
+    constants = _constants(outputs)
+    for constant in constants:
+        if isinstance(constant, keras.Variable):
+            raise _constant_weight(model, f"the weight '{constant.path}'")
+    if not constants:
+        return
+    shifted = [
+        (v, keras.ops.cast(v.value, v.dtype) + 1) for v in model.weights if "float" in str(v.dtype)
+    ]
+    others = _constants(_call(model, inputs, None, shifted))
+    for one, other in zip(constants, others, strict=True):
+        if not np.array_equal(_numpy(one), _numpy(other)):
+            raise _constant_weight(model, f"a tensor of shape {tuple(one.shape)} made of weights")
+
+
+def _constant_weight(model: Any, what: str) -> TraceError:
+    return TraceError(
+        f"{_where(model, r'self[.]')}: {type(model).__name__}.call uses {what} outside a layer. In a "
+        "graph of calls it would become a constant.",
+        "Move the weight and the operation on it into a layer of its own.",
+        model.name,
+    )
+
+
+def _constants(outputs: Any) -> list[Any]:
+    """The variables and backend tensors among the arguments of all recorded calls."""
+    found = []
+    for node in _recorded(outputs):
+        for leaf in keras.tree.flatten((node.arguments.args, node.arguments.kwargs)):
+            if isinstance(leaf, keras.Variable):
+                found.append(leaf)
+            elif not isinstance(leaf, keras.KerasTensor) and keras.ops.is_tensor(leaf):
+                found.append(leaf)
+    return found
+
+
+def _recorded(outputs: Any) -> list[Any]:
+    seen: dict[int, Any] = {}
+    stack = [t._keras_history for t in keras.tree.flatten(outputs)]
+    while stack:
+        operation, index, _ = stack.pop()
+        if operation is None:
+            continue
+        node = operation._inbound_nodes[index]
+        if id(node) not in seen:
+            seen[id(node)] = node
+            stack.extend(t._keras_history for t in node.input_tensors)
+    return list(seen.values())
+
+
+def _check_training(model: Any, inputs: Any) -> None:
+    """Refuses a `call` that takes another way in training mode."""
+    if "training" not in inspect.signature(model.call).parameters:
+        return
+    shapes = [_shape_of_trace(_call(model, inputs, mode)) for mode in (False, True)]
+    if shapes[0] != shapes[1]:
+        raise TraceError(
+            f"{_where(model, r'if .*training|training .*else')}: {type(model).__name__}.call takes "
+            "another way in training mode. A graph has only one.",
+            "Put the difference into a layer that takes training, as Dropout does.",
+            model.name,
+        )
+
+
+def _shape_of_trace(outputs: Any) -> list[Any]:
+    """What was called in which order, the mode itself left out."""
+    numbers: dict[int, int] = {}
+    shape = []
+    for node in reversed(_recorded(outputs)):
+        numbers[id(node)] = len(numbers)
+        operation = node.operation
+        name = operation.name if isinstance(operation, keras.Layer) else type(operation).__name__
+        reads = [len(node.input_tensors)]
+        constants = [
+            leaf
+            for leaf in keras.tree.flatten(node.arguments.args)
+            if isinstance(leaf, (int, float, str))
+        ]
+        shape.append((name, reads, constants))
+    return shape
+
+
+def _graph(model: Any, inputs: Any, outputs: Any) -> Graph:
+    """Reads the recorded calls, through a Functional that is thrown away."""
+    with private.deep_recursion(len(_recorded(outputs))):
+        function = private.Function(inputs, outputs, name=model.name)
+    graph = read(function)
+    return graph.evolve(model=None, name=model.name, edited=True)
+
+
+def _numpy(tensor: Any) -> Any:
+    return keras.ops.convert_to_numpy(tensor)
+
+
+def _where(model: Any, pattern: str) -> str:
+    """File and line of the first line of `call` that looks like the cause."""
+    try:
+        lines, start = inspect.getsourcelines(type(model).call)
+        filename = inspect.getsourcefile(type(model)) or "?"
+    except (OSError, TypeError):
+        return f"{type(model).__name__}.call"
+    linecache.checkcache(filename)
+    for offset, line in enumerate(lines):
+        if offset and re.search(pattern, line):
+            return f"{filename}:{start + offset}"
+    return f"{filename}:{start}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), "")

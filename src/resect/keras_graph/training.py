@@ -1,0 +1,150 @@
+"""Carries compile configurations and optimizers from one model to another.
+
+The raw arguments of `compile` are handed on as they are, lambdas included; metrics are re-created,
+because two models must never share a metric's state. The optimizer is re-created and takes over
+the slots of every variable that lives on, by identity: a new variable never inherits the moments
+of one that was removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from resect.keras_graph.copying import Copier
+from resect.keras_graph.values import copied_tensor
+
+Pairs = Sequence[tuple[Any, Any]]
+
+_PER_OUTPUT = ("loss", "loss_weights", "metrics", "weighted_metrics")
+_OWN_LISTS = ("_variables", "_trainable_variables")
+
+
+def is_compiled(model: Any) -> bool:
+    """Whether a model has been compiled."""
+    return bool(getattr(model, "compiled", False)) and hasattr(model, "_compile_config")
+
+
+def why_not_carried(source: Any, outputs: int) -> str:
+    """Why a compile configuration has no meaning for a model with that many outputs; `""` if it has.
+
+    Args:
+        source: The compiled model.
+        outputs: Number of flat outputs of the other.
+    """
+    had = len(source.outputs) if getattr(source, "outputs", None) else 1
+    return "" if outputs == had else f"it has {outputs} outputs now, and had {had}"
+
+
+def carry(source: Any, target: Any, pairs: Pairs) -> None:
+    """Compiles a model like another, and continues its optimizer.
+
+    Args:
+        source: The compiled model; nothing of it is changed.
+        target: The model to compile, with as many outputs.
+        pairs: Variables of the source that live on, with those that stand for them.
+    """
+    raw = dict(source._compile_config.config)
+    names = dict(
+        zip(
+            getattr(source, "output_names", None) or [],
+            getattr(target, "output_names", None) or [],
+            strict=False,
+        )
+    )
+    for argument in _PER_OUTPUT:
+        raw[argument] = _renamed_keys(raw[argument], names)
+    for argument in ("metrics", "weighted_metrics"):
+        raw[argument] = _recreated(raw[argument])
+    optimizer = raw["optimizer"]
+    if optimizer is not None:
+        raw["optimizer"] = _same_kind(optimizer)
+    target.compile(**raw)
+    target.stop_training = getattr(source, "stop_training", False)
+    if source.optimizer is not None and source.optimizer.built:
+        target.optimizer.build(target.trainable_variables)
+        _carry_state(source.optimizer, target.optimizer, {id(old): new for old, new in pairs})
+
+
+def _renamed_keys(value: Any, names: Mapping[str, str]) -> Any:
+    """A dict by output name, under the names that the outputs have now."""
+    if not isinstance(value, dict):
+        return value
+    return {names.get(key, key): item for key, item in value.items()}
+
+
+def _recreated(value: Any) -> Any:
+    """The same structure, every metric object in it made anew."""
+    if isinstance(value, keras.metrics.Metric):
+        metric = Copier("copy", lambda model: model).attribute(value)
+        metric.reset_state()
+        return metric
+    if isinstance(value, (list, tuple)):
+        return [_recreated(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _recreated(item) for key, item in value.items()}
+    return value
+
+
+def _same_kind(optimizer: Any) -> Any:
+    """An unbuilt optimizer of the same class and settings; a schedule stays the same object."""
+    if isinstance(optimizer, str):
+        return optimizer
+    config = optimizer.get_config()
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if inner is not None:
+        config["inner_optimizer"] = _same_kind(inner)
+        new = type(optimizer)(**config)
+    else:
+        schedule = getattr(optimizer, "_learning_rate", None)
+        if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+            config["learning_rate"] = 0.0
+            new = type(optimizer).from_config(config)
+            new._learning_rate = schedule
+        else:
+            new = type(optimizer).from_config(config)
+    return new
+
+
+def _carry_state(old: Any, new: Any, heirs: Mapping[int, Any]) -> None:
+    """Scalars as they are, slots by variable, wrapped optimizers likewise."""
+    places = _surviving_places(old, new, heirs)
+    count = len(getattr(old, "_trainable_variables", ()))
+    for name, value in vars(old).items():
+        if name in _OWN_LISTS:
+            continue
+        mine = vars(new).get(name)
+        if isinstance(value, keras.Variable) and isinstance(mine, keras.Variable):
+            mine.assign(copied_tensor(value.value))
+        elif isinstance(value, list) and isinstance(mine, list) and len(value) == count:
+            for i, j in places:
+                if isinstance(value[i], keras.Variable):
+                    mine[j].assign(copied_tensor(value[i].value))
+        elif isinstance(value, dict) and isinstance(mine, dict):
+            _carry_by_path(value, mine, heirs, old)
+    inner = getattr(old, "inner_optimizer", None)
+    if inner is not None:
+        _carry_state(inner, new.inner_optimizer, heirs)
+
+
+def _surviving_places(old: Any, new: Any, heirs: Mapping[int, Any]) -> list[tuple[int, int]]:
+    """Where the slots of a surviving variable were, and where they are now."""
+    now = {id(v): i for i, v in enumerate(getattr(new, "_trainable_variables", ()))}
+    places = []
+    for i, variable in enumerate(getattr(old, "_trainable_variables", ())):
+        heir = heirs.get(id(variable))
+        if heir is not None and id(heir) in now:
+            places.append((i, now[id(heir)]))
+    return places
+
+
+def _carry_by_path(old: dict[Any, Any], new: dict[Any, Any], heirs: Any, optimizer: Any) -> None:
+    """Slots that an optimizer keeps in a dict by variable path (Muon in Keras 3.10)."""
+    for variable in getattr(optimizer, "_trainable_variables", ()):
+        heir = heirs.get(id(variable))
+        if heir is None or variable.path not in old or heir.path not in new:
+            continue
+        if isinstance(old[variable.path], keras.Variable):
+            new[heir.path].assign(copied_tensor(old[variable.path].value))

@@ -1,0 +1,90 @@
+"""The values of variables and tensors: independent copies, on each backend.
+
+Three traps are handled here and nowhere else. JAX's trainer donates its arrays, so a copy that is
+a reference dies with the first training step of either model. TensorFlow's and PyTorch's
+variables take a value over as it stands, storage included, unless a new one is made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+def copied_variable(variable: Any) -> Any:
+    """A new variable with the name, path, flags and value of another, and storage of its own."""
+    new = object.__new__(type(variable))
+    new.__dict__.update({k: v for k, v in vars(variable).items() if not k.startswith("_self_")})
+    if variable._value is not None:
+        new._value = _COPIED_STORAGE[keras.backend.backend()](variable)
+    return new
+
+
+def copied_tensor(tensor: Any) -> Any:
+    """The value of a backend tensor, in storage of its own where tensors can be written to."""
+    if keras.backend.backend() == "torch":
+        return tensor.detach().clone() if hasattr(tensor, "detach") else tensor
+    if keras.backend.backend() == "jax":
+        import jax.numpy as jnp
+
+        return jnp.copy(tensor)
+    return tensor
+
+
+def is_backend_tensor(value: Any) -> bool:
+    """Whether a value is a tensor of the backend, or one of its small immutable types."""
+    if keras.ops.is_tensor(value):
+        return True
+    module = type(value).__module__.split(".")[0]
+    if module == "torch":
+        import torch
+
+        return isinstance(value, (torch.dtype, torch.device, torch.Size))
+    if module == "tensorflow":
+        import tensorflow as tf
+
+        return isinstance(value, (tf.TypeSpec, tf.DType, tf.TensorShape, tf.distribute.Strategy))
+    return False
+
+
+def is_tracking_reference(value: Any) -> bool:
+    """Whether a value is TensorFlow's note that an object is reachable under a name."""
+    kind = type(value)
+    return kind.__name__ == "TrackableReference" and kind.__module__.startswith("tensorflow.")
+
+
+
+
+def _jax_storage(variable: Any) -> Any:
+    import jax.numpy as jnp
+
+    return jnp.copy(variable._value)
+
+
+def _torch_storage(variable: Any) -> Any:
+    import torch
+
+    value = variable._value
+    return torch.nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
+
+
+def _tensorflow_storage(variable: Any) -> Any:
+    import tensorflow as tf
+
+    old = variable._value
+    return tf.Variable(
+        old.read_value(),
+        dtype=old.dtype,
+        trainable=old.trainable,
+        name=variable.name,
+        aggregation=old.aggregation,
+        synchronization=old.synchronization,
+    )
+
+
+_COPIED_STORAGE = {
+    "jax": _jax_storage,
+    "torch": _torch_storage,
+    "tensorflow": _tensorflow_storage,
+}

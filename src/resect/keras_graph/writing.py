@@ -1,0 +1,285 @@
+"""Writes a `Graph` as a Keras model.
+
+Layers are copied (or made), the recorded calls are written down as Keras's own nodes, and a plain
+Keras model is put around them. Only layers that the source does not have are really called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from resect.errors import CopyError
+from resect.graph import Call, Graph, Layer, Node, Ref, Spec, map_refs
+from resect.keras_graph import private
+from resect.keras_graph.copying import Copier, Weights
+from resect.keras_graph.making import carry_matching, from_config, new_layer
+from resect.keras_graph.reading import read
+
+# What a model keeps of its source beside its graph.
+_CARRIED = (
+    "_trainable", "_dtype_policy", "_path", "_parent_path", "autocast", "supports_jit", "_called",
+    "_remat_mode", "activity_regularizer", "_manual_input_spec", "_allow_non_tensor_positional_args",
+    "_convert_input_args", "_supports_masking",
+)  # fmt: skip
+
+
+@dataclass
+class Written:
+    """A model that was written from a graph.
+
+    Attributes:
+        model: The Keras model.
+        pairs: Every variable of the source that lives on, with the variable that stands for it.
+        fresh: The names of layers whose variables did not all come from the source, by path.
+        not_carried: Of layers replaced by their like, the paths of variables with no counterpart.
+    """
+
+    model: Any
+    pairs: list[tuple[Any, Any]]
+    fresh: list[Any] = field(default_factory=list)
+    not_carried: list[str] = field(default_factory=list)
+
+
+def write(graph: Graph, weights: Weights = "copy") -> Written:
+    """The Keras model that a graph describes.
+
+    Args:
+        graph: A complete graph, such as `infer` returns.
+        weights: `"copy"` for independent variables, `"share"` for the source's own.
+
+    Raises:
+        CopyError: A layer that can be neither copied nor re-created.
+    """
+    writer = _Writer(weights)
+    with private.deep_recursion(_size(graph)):
+        model = writer.model(graph)
+    return Written(model, writer.copier.variables, writer.fresh, writer.not_carried)
+
+
+def copy_model(model: Any, name: str | None = None) -> Any:
+    """An independent copy of a nested or inserted model, under another name if one is given."""
+    graph = read(model)
+    return write(graph if name is None else graph.evolve(name=name, edited=False)).model
+
+
+def result_kind(graph: Graph) -> str:
+    """The class of the model that a graph will be written as.
+
+    A Sequential stays one while it is a chain of layers; a subclass of Functional stays itself
+    while its structure is unchanged.
+    """
+    if isinstance(graph.model, keras.Sequential):
+        return graph.kind if is_chain(graph) else "Functional"
+    return "Functional" if graph.edited else graph.kind
+
+
+def is_chain(graph: Graph) -> bool:
+    """Whether a Sequential can say what the graph says."""
+    if not (isinstance(graph.inputs, (Ref, list)) and isinstance(graph.outputs, (Ref, list))):
+        return False
+    if len(graph.input_refs) != 1 or len(graph.output_refs) != 1:
+        return False
+    previous = graph.input_refs[0]
+    for call, node in graph.nodes.items():
+        if graph.is_input(call):
+            continue
+        layer = graph.layer(call)
+        if graph.is_shared(call.layer) or not issubclass(layer.cls, keras.Layer):
+            return False
+        if len(node.outputs or ()) != 1 or set(node.inputs) != {previous}:
+            return False
+        if len(node.args) != 1 or set(node.kwargs) - {"training", "mask"}:
+            return False
+        previous = Ref(call)
+    return previous == graph.output_refs[0] and len(graph.nodes) > 1
+
+
+def _size(graph: Graph) -> int:
+    return sum(len(nested) for _, nested in graph.walk())
+
+
+class _Writer:
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        self.copier = Copier(weights, lambda model: self.nested(model, read(model)))
+        self.fresh: list[Any] = []
+        self.not_carried: list[str] = []
+        self._made: dict[tuple[int, str], Any] = {}
+
+    # Models
+
+    def nested(self, source: Any, graph: Graph, part: str = "") -> Any:
+        """The model in the place of a nested one, made once."""
+        key = (id(source), part)
+        if key not in self._made:
+            self._made[key] = self.model(graph)
+            self.copier.remember(source, self._made[key])
+        return self._made[key]
+
+    def model(self, graph: Graph) -> Any:
+        """A model with its nested models."""
+        tensors: dict[Ref, Any] = {}
+        layers: dict[str, Any] = {}
+        for call, node in graph.nodes.items():
+            if call.layer not in layers:
+                layers[call.layer] = self._layer(graph.layer(call))
+            outputs = self._call(graph, node, layers[call.layer], tensors)
+            tensors.update({Ref(call, i): tensor for i, tensor in enumerate(outputs)})
+            for old, new in zip(node.tensors, outputs, strict=False):
+                self.copier.remember(old, new)
+        inputs = map_refs(tensors.__getitem__, graph.inputs)
+        outputs = map_refs(tensors.__getitem__, graph.outputs)
+        kind = result_kind(graph)
+        if isinstance(graph.model, keras.Sequential) and kind != "Functional":
+            return self._sequential(graph, inputs, outputs, list(layers.values()))
+        if kind != "Functional":
+            return self._subclass(graph, inputs, outputs)
+        return self._functional(graph, inputs, outputs)
+
+    def _functional(self, graph: Graph, inputs: Any, outputs: Any) -> Any:
+        model = keras.Model(inputs, outputs, name=graph.name)
+        plain = type(graph.model) is private.Functional and not graph.edited
+        self._carry_model(graph.model, model, attributes=plain)
+        return model
+
+    def _subclass(self, graph: Graph, inputs: Any, outputs: Any) -> Any:
+        """A subclass of Functional, unchanged: its constructor is not run, its graph is given."""
+        model = keras.Layer.__new__(type(graph.model))
+        self.copier.remember(graph.model, model)
+        try:
+            private.Functional.__init__(model, inputs, outputs, name=graph.name)
+            self._carry_model(graph.model, model, attributes=True)
+        except CopyError as error:
+            raise CopyError(
+                f"{graph.kind} '{graph.name}' cannot be copied as it is: {error.problem.reason}",
+                "An edited copy of it becomes a plain Functional model, which can be written.",
+                graph.name,
+            ) from error
+        return model
+
+    def _sequential(self, graph: Graph, inputs: Any, outputs: Any, layers: list[Any]) -> Any:
+        model = keras.Layer.__new__(type(graph.model))
+        self.copier.remember(graph.model, model)
+        keras.Sequential.__init__(model, name=graph.name)
+        model._layers.extend(layers)
+        flat_in, flat_out = keras.tree.flatten(inputs)[0], keras.tree.flatten(outputs)[0]
+        model._functional = private.Functional(flat_in, flat_out)
+        model._build_shapes_dict = {"input_shape": layers[0].batch_shape}
+        model.built = True
+        self._carry_model(graph.model, model, attributes=True)
+        if hasattr(model, "_post_build"):
+            model._post_build()
+        return model
+
+    def _carry_model(self, source: Any, model: Any, *, attributes: bool) -> None:
+        """What a model has beside its graph: flags, policies and the attributes of a subclass."""
+        if source is None:
+            return
+        for name in _CARRIED:
+            if name in vars(source):
+                vars(model)[name] = self.copier.attribute(vars(source)[name])
+        if not attributes:
+            return
+        left_out = private.FRESH_LISTS | private.COMPILED_ONLY | set(private.UNCOMPILED)
+        for name, value in _attributes(source).items():
+            known = name in vars(model) or name in getattr(model, "_modules", {})
+            if not (known or name in left_out or name.startswith("_self_")):
+                setattr(model, name, self.copier.attribute(value))
+
+    # Layers
+
+    def _layer(self, layer: Layer) -> Any:
+        if layer.graph is not None and layer.origin != "new":
+            graph = layer.graph
+            if layer.name != graph.name:
+                graph = graph.evolve(name=layer.name, edited=graph.edited)
+            return self.nested(layer.op, graph, layer.part)
+        if layer.origin == "kept":
+            return self.copier.layer(layer.op, layer.name)
+        if layer.origin == "new":
+            return new_layer(layer, self.weights, copy_model)
+        return from_config(layer.op, layer.name)
+
+    def _call(self, graph: Graph, node: Node, operation: Any, tensors: dict[Ref, Any]) -> list[Any]:
+        """One call: written down where the source recorded it, really made where it did not."""
+        layer = graph.layer(node.call)
+        if graph.is_input(node.call) and isinstance(operation, private.InputLayer):
+            return [_input_tensor(operation, node)]
+        args, kwargs = map_refs(tensors.__getitem__, (node.args, dict(node.kwargs)))
+        if layer.origin == "kept":
+            return self._record(graph, node, operation, args, kwargs)
+        outputs = keras.tree.flatten(operation(*args, **kwargs))
+        if node.call == graph.calls_of(node.call.layer)[0]:
+            self._fill(layer, operation)
+        return outputs
+
+    def _record(
+        self, graph: Graph, node: Node, operation: Any, args: Any, kwargs: Any
+    ) -> list[Any]:
+        outputs = [
+            keras.KerasTensor(spec.shape, spec.dtype, sparse=_sparse(node, i), name=_name(node, i))
+            for i, spec in enumerate(node.outputs or ())
+        ]
+        private.Node(operation, args, kwargs, outputs)
+        if isinstance(operation, keras.Layer):
+            self._mask(node, operation, args, kwargs, outputs)
+        return outputs
+
+    def _mask(
+        self, node: Node, operation: Any, args: Any, kwargs: Any, outputs: list[Any]
+    ) -> None:
+        """Gives symbolic outputs the masks that Keras would give them, for later calls."""
+        first = args[0] if args else next(iter(kwargs.values()), None)
+        previous = kwargs.get("mask")
+        if previous is None:
+            previous = keras.tree.map_structure(private.get_keras_mask, first)
+        had = any(spec.masked for spec in node.outputs or ())
+        if had or any(mask is not None for mask in keras.tree.flatten(previous)):
+            if operation.supports_masking:
+                operation._set_mask_metadata(first, outputs, previous)
+
+    def _fill(self, layer: Layer, operation: Any) -> None:
+        """Gives a layer that was made here the values that it must have."""
+        if layer.origin == "rebuilt":
+            pairs, left = carry_matching(layer.op, operation)
+            self.copier.variables.extend(pairs)
+            for old, new in zip(layer.op._flatten_layers(), operation._flatten_layers(), strict=True):
+                new._trainable = old._trainable
+            assert not left, f"{layer.name} was rebuilt with other variables"
+        elif layer.template is not None:
+            pairs, left = carry_matching(layer.template, operation)
+            self.copier.variables.extend(pairs)
+            self.not_carried.extend(variable.path for variable in left)
+        self.fresh.append(operation)
+
+
+def _input_tensor(operation: Any, node: Node) -> Any:
+    """The tensor of an input layer that was copied, as if it had been made by `keras.Input`."""
+    spec: Spec = (node.outputs or ())[0]
+    if operation._inbound_nodes:
+        return operation._inbound_nodes[0].outputs[0]
+    tensor = keras.KerasTensor(
+        spec.shape, spec.dtype, sparse=operation.sparse, name=operation.name
+    )
+    operation._input_tensor = tensor
+    private.Node(operation, (), {}, tensor)
+    return tensor
+
+
+def _sparse(node: Node, index: int) -> bool:
+    return bool(node.tensors[index].sparse) if node.tensors else False
+
+
+def _name(node: Node, index: int) -> str | None:
+    return node.tensors[index].name if node.tensors else None
+
+
+def _attributes(source: Any) -> dict[str, Any]:
+    modules = {k: v for k, v in vars(source).get("_modules", {}).items() if k != "_torch_params"}
+    return {**vars(source), **modules}
+
+
+__all__ = ["Call", "Written", "copy_model", "is_chain", "result_kind", "write"]

@@ -1,0 +1,140 @@
+"""Evaluates an edited graph directly, on the layers of the source: an oracle for the writer.
+
+It shares no code with the writer and makes no model: it walks the graph and calls the source's own
+layers on real tensors. Inside a stateless scope nothing of the source changes: batch statistics,
+seeds and recurrent states are updated in the scope and forgotten with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from resect.graph import Call, Graph, Layer, Ref, map_refs
+
+
+def evaluate(graph: Graph, inputs: Any, *, new: Any = None, training: bool = False) -> Any:
+    """What an edited graph computes.
+
+    Args:
+        graph: A complete graph.
+        inputs: Arrays in the structure of the graph's inputs.
+        new: The model that was written from it: asked only for the layers that the source does not
+            have (inserted ones and ones that started afresh).
+        training: Whether to run in training mode.
+
+    Returns:
+        Arrays in the structure of the graph's outputs.
+    """
+    with keras.StatelessScope():
+        outputs = _run(graph, keras.tree.flatten(inputs), new, training)
+        values = [keras.ops.convert_to_numpy(tensor) for tensor in outputs]
+    packed = iter(values)
+    by_ref = {ref: next(packed) for ref in graph.output_refs}
+    return map_refs(by_ref.__getitem__, graph.outputs)
+
+
+def run_model(model: Any, inputs: Any, *, training: bool = False) -> Any:
+    """What a model computes, leaving nothing behind on it."""
+    with keras.StatelessScope():
+        outputs = model(inputs, training=training)
+        return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
+
+
+def random_inputs(graph: Graph, *, batch: int = 2, seed: int = 0) -> Any:
+    """Random arrays of the shapes and dtypes that a graph takes, in its structure.
+
+    Axes of unknown length get length 4; integers stay below the size of the embeddings that read
+    them, and below 2 where nothing says more.
+    """
+    rng = np.random.default_rng(seed)
+
+    def array(ref: Ref) -> Any:
+        spec = graph.spec(ref)
+        shape = tuple(
+            axis if axis is not None else (batch if i == 0 else 4)
+            for i, axis in enumerate(spec.shape)
+        )
+        if spec.dtype == "string":
+            return np.asarray(rng.choice(["one", "two", "three"], shape))
+        if spec.dtype == "bool":
+            return rng.random(shape) < 0.8
+        if "int" in spec.dtype:
+            return rng.integers(0, _limit(graph, ref), shape).astype(spec.dtype)
+        values = rng.normal(size=shape)
+        return values.astype("float32" if spec.dtype == "bfloat16" else spec.dtype)
+
+    return map_refs(array, graph.inputs)
+
+
+def _limit(graph: Graph, ref: Ref) -> int:
+    """The smallest vocabulary among the layers that read a tensor of integers."""
+    sizes = []
+    for call in graph.readers(ref):
+        layer = graph.layer(call)
+        for name in ("input_dim", "vocabulary_size", "num_tokens", "sequence_length"):
+            size = getattr(layer.op, name, None)
+            if isinstance(size, int) and size > 0:
+                sizes.append(size)
+                break
+        if layer.graph is not None:
+            position = [r for r in graph.nodes[call].inputs].index(ref)
+            sizes.append(_limit(layer.graph, layer.graph.input_refs[position]))
+    return min(sizes, default=2)
+
+
+def _run(graph: Graph, inputs: list[Any], new: Any, training: bool) -> list[Any]:
+    tensors: dict[Ref, Any] = {}
+    for ref, value in zip(graph.input_refs, inputs, strict=True):
+        spec = graph.spec(ref)
+        tensors[ref] = keras.ops.convert_to_tensor(value, dtype=spec.dtype, sparse=spec.sparse)
+    last_use = _last_uses(graph)
+    for call, node in graph.nodes.items():
+        if graph.is_input(call):
+            continue
+        args, kwargs = map_refs(tensors.__getitem__, (node.args, dict(node.kwargs)))
+        layer = graph.layer(call)
+        outputs = _evaluate_call(layer, args, kwargs, _counterpart(new, call), training)
+        tensors.update(zip(graph.refs_of(call), outputs, strict=False))
+        for ref in last_use.get(call, ()):
+            del tensors[ref]
+    return [tensors[ref] for ref in graph.output_refs]
+
+
+def _last_uses(graph: Graph) -> dict[Call, list[Ref]]:
+    kept = set(graph.output_refs)
+    last = {ref: call for call, node in graph.nodes.items() for ref in node.inputs}
+    uses: dict[Call, list[Ref]] = {}
+    for ref, call in last.items():
+        if ref not in kept:
+            uses.setdefault(call, []).append(ref)
+    return uses
+
+
+def _evaluate_call(
+    layer: Layer, args: Any, kwargs: dict[str, Any], made: Any, training: bool
+) -> list[Any]:
+    if layer.graph is not None and layer.origin != "new":
+        first = args[0] if args else next(iter(kwargs.values()))
+        return _run(layer.graph, keras.tree.flatten(first), made, training)
+    operation = layer.op
+    if layer.origin in ("new", "reinit") or (layer.origin == "rebuilt" and not operation.weights):
+        operation = made
+    if isinstance(operation, keras.Layer):
+        kwargs = {**kwargs, "training": training}
+        if not operation._call_has_training_arg:
+            kwargs.pop("training")
+    return keras.tree.flatten(operation(*args, **kwargs))
+
+
+def _counterpart(new: Any, call: Call) -> Any:
+    """The layer of that name in the written model."""
+    if new is None:
+        return None
+    return next((op for op in _operations(new) if op.name == call.layer), None)
+
+
+def _operations(model: Any) -> list[Any]:
+    return model.layers if isinstance(model, keras.Sequential) else model.operations

@@ -1,0 +1,537 @@
+"""What an edit applies to: selections are values.
+
+A selection says which calls of a model are meant. It is made without a model, combined with `&`,
+`|` and `~`, indexed, refined with `.expect(n)`, and only then looked up in a graph.
+
+    "conv1"                      the layer of that name (every call of it)
+    "shared@1"                   the second call of a shared layer
+    "backbone/conv1"             a layer of a nested model
+    "block_*_relu"               a glob; without a slash it looks into nested models too
+    re.compile(r"fc\\d+")         a regular expression that matches the whole name
+    -1, slice(2, 5)              by position among the calls, inputs not counted
+    keras.layers.Dense           a class, at any depth
+    layer                        that very layer object
+    lambda layer: ...            a predicate on the layer object
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from resect.errors import AmbiguousError, CountError, NoMatchError
+from resect.graph import Call, Graph
+
+Where = Any  # str | re.Pattern | int | slice | type | layer | predicate | Selection
+
+
+@dataclass(frozen=True)
+class Place:
+    """A call, and the nested models on the way to it.
+
+    Attributes:
+        path: Names of the nested models, outermost first; empty for the model itself.
+        call: The call in the innermost of them.
+    """
+
+    path: tuple[str, ...]
+    call: Call
+
+    def spelling(self, graph: Graph) -> str:
+        """How a user addresses it: `backbone/conv1`, `shared@1`."""
+        return "/".join([*self.path, graph.at(self.path).label(self.call)])
+
+
+class Selection:
+    """The base of all selections. Combine them with `&`, `|`, `~`; index them; `.expect(n)`.
+
+    Example:
+
+    >>> select(name="fc*") & ~select(name="fc1")
+    (select(name='fc*') & ~select(name='fc1'))
+    """
+
+    def find(self, graph: Graph) -> tuple[Place, ...]:
+        """The places that it means in a graph, in topological order, outer models first."""
+        return tuple(place for place in _candidates(graph) if self.matches(place, graph))
+
+    def matches(self, place: Place, graph: Graph) -> bool:
+        """Whether it means a place."""
+        return place in self.find(graph)
+
+    def why_not(self, place: Place, graph: Graph) -> str:
+        """Why a place was passed over, for error messages."""
+        return "it is not selected"
+
+    def expect(self, count: int) -> Selection:
+        """The same selection; looking it up fails unless it matches `count` places."""
+        return Expect(self, count)
+
+    def __and__(self, other: Where) -> Selection:
+        return And(self, as_selection(other))
+
+    def __or__(self, other: Where) -> Selection:
+        return Or(self, as_selection(other))
+
+    def __invert__(self) -> Selection:
+        return Not(self)
+
+    def __getitem__(self, item: int | slice) -> Selection:
+        return Item(self, item)
+
+
+@dataclass(frozen=True, repr=False)
+class Name(Selection):
+    """A layer by name, one of its calls with `@`, nested ones by path."""
+
+    name: str
+
+    def find(self, graph: Graph) -> tuple[Place, ...]:
+        *path, last = self.name.split("/")
+        for part in path:
+            layer = graph.layers.get(part)
+            if layer is None or layer.graph is None:
+                return ()
+            graph = layer.graph
+        calls = graph.calls_of(last)
+        if not calls and "@" in last:
+            base, _, index = last.rpartition("@")
+            calls = tuple(c for c in graph.calls_of(base) if str(c.index) == index)
+        return tuple(Place(tuple(path), call) for call in calls)
+
+    def why_not(self, place: Place, graph: Graph) -> str:
+        spelling = place.spelling(graph)
+        if place.call.layer == self.name.split("/")[-1].split("@")[0]:
+            if place.path and "/" not in self.name:
+                return f"it lies in a nested model: write '{spelling}'"
+            return "it has another path or call number"
+        return "it has another name"
+
+    def __repr__(self) -> str:
+        return repr(self.name)
+
+
+@dataclass(frozen=True, repr=False)
+class Glob(Selection):
+    """Names by shell pattern; with a slash, whole paths."""
+
+    pattern: str
+
+    def matches(self, place: Place, graph: Graph) -> bool:
+        if "/" not in self.pattern:
+            label = graph.at(place.path).label(place.call)
+            return fnmatch.fnmatchcase(place.call.layer, self.pattern) or fnmatch.fnmatchcase(
+                label, self.pattern
+            )
+        patterns, parts = self.pattern.split("/"), place.spelling(graph).split("/")
+        return len(patterns) == len(parts) and all(
+            fnmatch.fnmatchcase(part, pattern)
+            for part, pattern in zip(parts, patterns, strict=True)
+        )
+
+    def why_not(self, place: Place, graph: Graph) -> str:
+        return f"its name does not match '{self.pattern}'"
+
+    def __repr__(self) -> str:
+        return f"select(name={self.pattern!r})"
+
+
+@dataclass(frozen=True, repr=False)
+class Regex(Selection):
+    """Names or paths that a regular expression matches as a whole."""
+
+    pattern: re.Pattern[str]
+
+    def matches(self, place: Place, graph: Graph) -> bool:
+        names = (place.call.layer, place.spelling(graph))
+        return any(self.pattern.fullmatch(name) for name in names)
+
+    def why_not(self, place: Place, graph: Graph) -> str:
+        return f"r'{self.pattern.pattern}' does not match its whole name"
+
+    def __repr__(self) -> str:
+        return f"select(regex={self.pattern.pattern!r})"
+
+
+@dataclass(frozen=True, repr=False)
+class Class(Selection):
+    """Calls of layers of a class or one of its subclasses."""
+
+    cls: type | tuple[type, ...]
+
+    def find(self, graph: Graph) -> tuple[Place, ...]:
+        found = _candidates(graph, inputs=True)
+        return tuple(place for place in found if self.matches(place, graph))
+
+    def matches(self, place: Place, graph: Graph) -> bool:
+        return issubclass(graph.at(place.path).layer(place.call).cls, self.cls)
+
+    def why_not(self, place: Place, graph: Graph) -> str:
+        return f"it is a {graph.at(place.path).layer(place.call).kind}"
+
+    def __repr__(self) -> str:
+        classes = self.cls if isinstance(self.cls, tuple) else (self.cls,)
+        return f"select(cls={' | '.join(cls.__name__ for cls in classes)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Object(Selection):
+    """The calls of one layer object."""
+
+    op: Any
+
+    def find(self, graph: Graph) -> tuple[Place, ...]:
+        found = _candidates(graph, inputs=True)
+        return tuple(place for place in found if self.matches(place, graph))
+
+    def matches(self, place: Place, graph: Graph) -> bool:
+        return graph.at(place.path).layer(place.call).op is self.op
+
+    def why_not(self, place: Place, graph: Graph) -> str:
+        if place.call.layer == getattr(self.op, "name", None):
+            return "it has that name but is another object, of another model"
+        return "it is another layer"
+
+    def __repr__(self) -> str:
+        return f"<layer {getattr(self.op, 'name', self.op)}>"
+
+
+@dataclass(frozen=True, repr=False)
+class Predicate(Selection):
+    """Calls of layers for which a function of the layer is true."""
+
+    test: Callable[[Any], bool]
+
+    def matches(self, place: Place, graph: Graph) -> bool:
+        return bool(self.test(graph.at(place.path).layer(place.call).op))
+
+    def why_not(self, place: Place, graph: Graph) -> str:
+        return "the predicate is false for it"
+
+    def __repr__(self) -> str:
+        return f"select({getattr(self.test, '__name__', 'predicate')})"
+
+
+@dataclass(frozen=True, repr=False)
+class Position(Selection):
+    """Calls of the model itself by position, in topological order, inputs not counted."""
+
+    item: int | slice
+
+    def find(self, graph: Graph) -> tuple[Place, ...]:
+        calls = [Place((), call) for call in graph.nodes if not graph.is_input(call)]
+        return _pick(calls, self.item)
+
+    def why_not(self, place: Place, graph: Graph) -> str:
+        return f"the model has {len(graph) - len(graph.input_refs)} calls"
+
+    def __repr__(self) -> str:
+        return f"select()[{_spell(self.item)}]"
+
+
+@dataclass(frozen=True, repr=False)
+class Everything(Selection):
+    """Every call, at any depth, inputs left out."""
+
+    def matches(self, place: Place, graph: Graph) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return "select()"
+
+
+@dataclass(frozen=True, repr=False)
+class And(Selection):
+    """What both select."""
+
+    left: Selection
+    right: Selection
+
+    def find(self, graph: Graph) -> tuple[Place, ...]:
+        right = set(self.right.find(graph))
+        return tuple(place for place in self.left.find(graph) if place in right)
+
+    def why_not(self, place: Place, graph: Graph) -> str:
+        failing = self.right if place in self.left.find(graph) else self.left
+        return failing.why_not(place, graph)
+
+    def __repr__(self) -> str:
+        return f"({self.left!r} & {self.right!r})"
+
+
+@dataclass(frozen=True, repr=False)
+class Or(Selection):
+    """What either selects."""
+
+    left: Selection
+    right: Selection
+
+    def find(self, graph: Graph) -> tuple[Place, ...]:
+        found = {*self.left.find(graph), *self.right.find(graph)}
+        return tuple(place for place in _candidates(graph, inputs=True) if place in found)
+
+    def why_not(self, place: Place, graph: Graph) -> str:
+        return f"{self.left.why_not(place, graph)}, and {self.right.why_not(place, graph)}"
+
+    def __repr__(self) -> str:
+        return f"({self.left!r} | {self.right!r})"
+
+
+@dataclass(frozen=True, repr=False)
+class Not(Selection):
+    """Every call that is not selected, inputs left out."""
+
+    inner: Selection
+
+    def find(self, graph: Graph) -> tuple[Place, ...]:
+        found = set(self.inner.find(graph))
+        return tuple(place for place in _candidates(graph) if place not in found)
+
+    def why_not(self, place: Place, graph: Graph) -> str:
+        return f"{self.inner!r} selects it"
+
+    def __repr__(self) -> str:
+        return f"~{self.inner!r}"
+
+
+@dataclass(frozen=True, repr=False)
+class Item(Selection):
+    """One, or a slice, of what is selected."""
+
+    inner: Selection
+    item: int | slice
+
+    def find(self, graph: Graph) -> tuple[Place, ...]:
+        return _pick(self.inner.find(graph), self.item)
+
+    def why_not(self, place: Place, graph: Graph) -> str:
+        return f"{self.inner!r} selects {len(self.inner.find(graph))} calls"
+
+    def __repr__(self) -> str:
+        return f"{self.inner!r}[{_spell(self.item)}]"
+
+
+@dataclass(frozen=True, repr=False)
+class Expect(Selection):
+    """A selection that must match a given number of places."""
+
+    inner: Selection
+    count: int
+
+    def find(self, graph: Graph) -> tuple[Place, ...]:
+        found = self.inner.find(graph)
+        if len(found) != self.count:
+            matched = ", ".join(place.spelling(graph) for place in found[:12]) or "nothing"
+            more = f", … ({len(found)} in all)" if len(found) > 12 else ""
+            raise CountError(
+                f"{self.inner!r} was expected to match {self.count} calls and matches "
+                f"{len(found)}: {matched}{more}.",
+                "Correct the selection or the number.",
+            )
+        return found
+
+    def __repr__(self) -> str:
+        return f"{self.inner!r}.expect({self.count})"
+
+
+def select(
+    where: Where = None,
+    *,
+    name: str | None = None,
+    regex: str | re.Pattern[str] | None = None,
+    cls: type | tuple[type, ...] | None = None,
+) -> Selection:
+    """A selection of calls.
+
+    Args:
+        where: Any address: a name, glob, path, compiled regex, index, slice, layer class, layer
+            object, predicate or selection.
+        name: A name, path or glob.
+        regex: A regular expression that must match the whole name or path.
+        cls: A layer class, or several.
+
+    Returns:
+        Everything that fits all of what is given; without anything, every call.
+
+    Example:
+
+    >>> select(name="fc*")[0]
+    select(name='fc*')[0]
+    """
+    parts = []
+    if where is not None:
+        parts.append(as_selection(where))
+    if name is not None:
+        parts.append(as_selection(name))
+    if regex is not None:
+        parts.append(Regex(re.compile(regex)))
+    if cls is not None:
+        parts.append(Class(cls))
+    if not parts:
+        return Everything()
+    selection = parts[0]
+    for part in parts[1:]:
+        selection = selection & part
+    return selection
+
+
+def first(n: int) -> Selection:
+    """The first `n` calls of the model in topological order, inputs not counted.
+
+    >>> first(2)
+    select()[:2]
+    """
+    return Position(slice(None, n))
+
+
+def last(n: int) -> Selection:
+    """The last `n` calls of the model in topological order.
+
+    >>> last(2)
+    select()[-2:]
+    """
+    return Position(slice(-n, None) if n else slice(0, 0))
+
+
+def as_selection(where: Where) -> Selection:
+    """The selection that an address stands for.
+
+    Raises:
+        TypeError: It is nothing that addresses a layer.
+    """
+    if isinstance(where, Selection):
+        return where
+    if isinstance(where, str):
+        return Glob(where) if any(sign in where for sign in "*?[") else Name(where)
+    if isinstance(where, re.Pattern):
+        return Regex(where)
+    if isinstance(where, (int, slice)) and not isinstance(where, bool):
+        return Position(where)
+    if isinstance(where, type):
+        return Class(where)
+    if isinstance(where, tuple) and where and all(isinstance(cls, type) for cls in where):
+        return Class(where)
+    if isinstance(where, (list, tuple)) and where:
+        selection = as_selection(where[0])
+        for part in where[1:]:
+            selection = selection | part
+        return selection
+    if hasattr(where, "get_config") and hasattr(where, "name"):
+        return Object(where)
+    if callable(where):
+        return Predicate(where)
+    raise TypeError(
+        "A place is given as a name, glob, path, compiled regex, index, slice, layer class, layer, "
+        f"predicate or selection, not as {where!r}."
+    )
+
+
+# Looking up
+
+
+def resolve(where: Where, graph: Graph) -> tuple[Place, ...]:
+    """The places that an address means; a shared layer's name means all of its calls.
+
+    Raises:
+        NoMatchError: It matches nothing.
+        CountError: It matches another number than it expects.
+    """
+    selection = as_selection(where)
+    found = selection.find(graph)
+    if not found:
+        raise _no_match(selection, graph)
+    return found
+
+
+def resolve_calls(where: Where, graph: Graph) -> tuple[Place, ...]:
+    """Like `resolve`, where it matters which call of a shared layer is meant.
+
+    Raises:
+        AmbiguousError: A plain name of a layer that is called more than once.
+    """
+    found = resolve(where, graph)
+    if isinstance(as_selection(where), (Name, Object)) and len(found) > 1:
+        raise _ambiguous(where, found, graph)
+    return found
+
+
+def resolve_one(where: Where, graph: Graph) -> Place:
+    """The one place that an address means.
+
+    Raises:
+        NoMatchError: It matches nothing.
+        AmbiguousError: It matches several calls.
+    """
+    found = resolve(where, graph)
+    if len(found) > 1:
+        raise _ambiguous(where, found, graph)
+    return found[0]
+
+
+def _ambiguous(where: Where, found: tuple[Place, ...], graph: Graph) -> AmbiguousError:
+    spellings = [place.spelling(graph) for place in found]
+    shown = ", ".join(f"'{s}'" for s in spellings[:8]) + (", …" if len(spellings) > 8 else "")
+    shared = len({(place.path, place.call.layer) for place in found}) == 1
+    what = f"'{found[0].call.layer}' is called {len(found)} times" if shared else "several match"
+    return AmbiguousError(
+        f"{as_selection(where)!r} could mean {shown}: {what}.",
+        f"Say which one: '{spellings[0]}' or '{spellings[1]}'.",
+        found[0].call.layer,
+    )
+
+
+def _no_match(selection: Selection, graph: Graph) -> NoMatchError:
+    places = list(_candidates(graph, inputs=True))
+    nearest = _nearest(selection, places, graph)
+    lines = [f"  '{p.spelling(graph)}': {selection.why_not(p, graph)}" for p in nearest]
+    heading = [f"{selection!r} matches nothing in {graph.kind} '{graph.name}'."]
+    if lines:
+        heading.append("Nearest, and why each was passed over:")
+    return NoMatchError(
+        "\n".join(heading + lines), "print(resect.read(model)) lists every call.", repr(selection)
+    )
+
+
+def _nearest(selection: Selection, places: list[Place], graph: Graph) -> list[Place]:
+    wanted = repr(selection).strip("'")
+    if isinstance(selection, Name):
+        wanted = selection.name
+    spelled = {place.spelling(graph): place for place in places}
+    by_layer: dict[str, list[Place]] = {}
+    for place in places:
+        by_layer.setdefault(place.call.layer, []).append(place)
+    close = difflib.get_close_matches(wanted, spelled, n=3, cutoff=0.5)
+    same = by_layer.get(wanted.split("/")[-1].split("@")[0], [])
+    found = [*same, *(spelled[name] for name in close)]
+    return list(dict.fromkeys([*found, *places[-3:]]))[:3]
+
+
+def _candidates(graph: Graph, *, inputs: bool = False) -> Iterator[Place]:
+    """Every call of a graph and its nested graphs; a model nested in two places counts once."""
+    seen: set[int] = set()
+    for path, nested in graph.walk():
+        key = id(nested.model) if nested.model is not None and path else id(nested)
+        if key in seen:
+            continue
+        seen.add(key)
+        for call in nested.nodes:
+            if inputs or not nested.is_input(call):
+                yield Place(path, call)
+
+
+def _pick(found: Iterable[Place], item: int | slice) -> tuple[Place, ...]:
+    found = tuple(found)
+    if isinstance(item, slice):
+        return found[item]
+    return (found[item],) if -len(found) <= item < len(found) else ()
+
+
+def _spell(item: int | slice) -> str:
+    if isinstance(item, int):
+        return str(item)
+    ends = ["" if end is None else str(end) for end in (item.start, item.stop)]
+    return ":".join(ends) + ("" if item.step is None else f":{item.step}")
