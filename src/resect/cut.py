@@ -118,7 +118,7 @@ def tail_graph(graph: Graph, cut: Cut) -> Graph:
             nodes[ref.call] = graph.nodes[ref.call]
             mapping[ref] = ref
             continue
-        spec = graph.spec(ref)._replace(sparse=False, masked=False)
+        spec = graph.spec(ref)._replace(sparse=False, mask=None)
         layer = input_layer(_free_name(ref, {*layers}, cut, graph), spec)
         layers[layer.name] = layer
         call = Call(layer.name)

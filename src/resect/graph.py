@@ -47,13 +47,19 @@ class Spec(NamedTuple):
         shape: Shape with the batch axis first; `None` for an axis of any length.
         dtype: Name of the dtype, such as `"float32"`.
         sparse: Whether the tensor comes from a sparse input.
-        masked: Whether Keras attaches a mask to it.
+        mask: The tensor that Keras attaches to it as its mask: a `Ref` where the graph has a call
+            that makes it, `True` where it is made at run time, `None` where there is none.
     """
 
     shape: Shape
     dtype: str
     sparse: bool = False
-    masked: bool = False
+    mask: Ref | Literal[True] | None = None
+
+    @property
+    def masked(self) -> bool:
+        """Whether Keras attaches a mask to it."""
+        return self.mask is not None
 
     def same_type(self, other: Spec) -> bool:
         """Whether both have one shape and one dtype."""

@@ -7,12 +7,15 @@ seeds and recurrent states are updated in the scope and forgotten with it.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
 from resect.graph import Call, Graph, Layer, Ref, map_refs
+from resect.keras_graph.reading import read
 
 
 def evaluate(graph: Graph, inputs: Any, *, new: Any = None, training: bool = False) -> Any:
@@ -28,7 +31,7 @@ def evaluate(graph: Graph, inputs: Any, *, new: Any = None, training: bool = Fal
     Returns:
         Arrays in the structure of the graph's outputs.
     """
-    with keras.StatelessScope():
+    with _repeatable():
         outputs = _run(graph, keras.tree.flatten(inputs), new, training)
         values = [keras.ops.convert_to_numpy(tensor) for tensor in outputs]
     packed = iter(values)
@@ -38,9 +41,25 @@ def evaluate(graph: Graph, inputs: Any, *, new: Any = None, training: bool = Fal
 
 def run_model(model: Any, inputs: Any, *, training: bool = False) -> Any:
     """What a model computes, leaving nothing behind on it."""
-    with keras.StatelessScope():
+    with _repeatable():
         outputs = model(inputs, training=training)
         return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
+
+
+@contextlib.contextmanager
+def _repeatable() -> Iterator[None]:
+    """Nothing is updated, and random numbers are the same each time.
+
+    PyTorch draws them from a generator of its own, whatever seeds the layers have.
+    """
+    with contextlib.ExitStack() as stack:
+        if keras.backend.backend() == "torch":
+            import torch
+
+            stack.enter_context(torch.random.fork_rng())
+            torch.manual_seed(0)
+        stack.enter_context(keras.StatelessScope())
+        yield
 
 
 def random_inputs(graph: Graph, *, batch: int = 2, seed: int = 0) -> Any:
@@ -89,28 +108,34 @@ def _run(graph: Graph, inputs: list[Any], new: Any, training: bool) -> list[Any]
     tensors: dict[Ref, Any] = {}
     for ref, value in zip(graph.input_refs, inputs, strict=True):
         spec = graph.spec(ref)
-        tensors[ref] = keras.ops.convert_to_tensor(value, dtype=spec.dtype, sparse=spec.sparse)
-    last_use = _last_uses(graph)
-    for call, node in graph.nodes.items():
+        tensors[ref] = value
+        if value is not None:
+            tensors[ref] = keras.ops.convert_to_tensor(value, dtype=spec.dtype, sparse=spec.sparse)
+    for call in _order(graph, new):
+        node = graph.nodes[call]
         if graph.is_input(call):
             continue
         args, kwargs = map_refs(tensors.__getitem__, (node.args, dict(node.kwargs)))
         layer = graph.layer(call)
         outputs = _evaluate_call(layer, args, kwargs, _counterpart(new, call), training)
         tensors.update(zip(graph.refs_of(call), outputs, strict=False))
-        for ref in last_use.get(call, ()):
-            del tensors[ref]
     return [tensors[ref] for ref in graph.output_refs]
 
 
-def _last_uses(graph: Graph) -> dict[Call, list[Ref]]:
-    kept = set(graph.output_refs)
-    last = {ref: call for call, node in graph.nodes.items() for ref in node.inputs}
-    uses: dict[Call, list[Ref]] = {}
-    for ref, call in last.items():
-        if ref not in kept:
-            uses.setdefault(call, []).append(ref)
-    return uses
+def _order(graph: Graph, new: Any) -> list[Call]:
+    """The order in which the written model makes its calls: it matters to PyTorch's dropout."""
+    if new is None:
+        return list(graph.nodes)
+    written = read(new)
+    calls = {
+        name: dict(zip(written.calls_of(name), graph.calls_of(name), strict=True))
+        for name in graph.layers
+        if len(written.calls_of(name)) == len(graph.calls_of(name))
+    }
+    order = [calls.get(call.layer, {}).get(call) for call in written.nodes]
+    if None in order or len(order) != len(graph.nodes):
+        return list(graph.nodes)
+    return [call for call in order if call is not None]
 
 
 def _evaluate_call(

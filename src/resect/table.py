@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from resect.graph import Call, Graph, Layer, VariableSpec
-from resect.keras_graph.making import variable_specs
+from resect.keras_graph.state import variable_specs
 from resect.keras_graph.writing import result_kind
 from resect.text import byte_size, rendered
 

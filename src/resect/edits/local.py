@@ -290,13 +290,14 @@ class Replace(Edit):
         chain = templates(self.layer, old.op, "/".join([*path, graph.label(call)]))
         added = []
         for template in chain:
-            like = type(template) is old.cls and len(chain) == 1 and old.origin != "new"
+            brings_weights = bool(getattr(template, "weights", ()))
+            like = type(template) is old.cls and len(chain) == 1 and not brings_weights
             layer = Layer(
                 _free(template.name, layers),
                 template,
                 type(template),
                 origin="new",
-                template=old.op if like else None,
+                template=old.op if like and old.origin != "new" else None,
             )
             layers[layer.name] = layer
             added.append(layer)

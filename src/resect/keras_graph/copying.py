@@ -19,7 +19,6 @@ import enum
 import functools
 import inspect
 import re
-import tempfile
 import types
 from collections.abc import Callable
 from typing import Any, Literal
@@ -29,6 +28,7 @@ import numpy as np
 
 from resect.errors import CopyError, SurgeryError
 from resect.keras_graph import private
+from resect.keras_graph.state import carry_state
 from resect.keras_graph.values import (
     copied_tensor,
     copied_variable,
@@ -204,12 +204,16 @@ class Copier:
         return new
 
     def _list(self, value: Any) -> Any:
+        if _is_wrapper(value):
+            return type(value)([self._value(item) for item in value])
         new = type(value)()
         self.remember(value, new)
         list.extend(new, [self._value(item) for item in value])
         return self._with_tracker(value, new)
 
     def _dict(self, value: Any) -> Any:
+        if _is_wrapper(value):
+            return type(value)({key: self._value(item) for key, item in value.items()})
         if isinstance(value, collections.defaultdict):
             new: Any = collections.defaultdict(value.default_factory)
         else:
@@ -288,7 +292,13 @@ class Copier:
         try:
             new = type(layer).from_config(layer.get_config())
             _build_like(layer, new)
-            self._carry_values(layer, new)
+            pairs, left = carry_state(layer, new)
+            if left or len(pairs) != len(getattr(layer, "variables", ())):
+                raise CopyError(
+                    f"{type(layer).__name__} re-created from its configuration has other variables.",
+                    "Give the class a get_config that describes it.",
+                    layer.name,
+                )
         except SurgeryError:
             raise
         except Exception as error:
@@ -298,33 +308,11 @@ class Copier:
                 "Give the class a get_config that describes it, or keep that object outside it.",
                 layer.name,
             ) from error
+        self.variables.extend(pairs)
+        for old, fresh in pairs:
+            self.remember(old, fresh)
         self.remember(layer, new)
         return new
-
-    def _carry_values(self, layer: Any, new: Any) -> None:
-        """Variables in order, their flags and paths, vocabularies and other assets."""
-        old_vars, new_vars = getattr(layer, "variables", []), getattr(new, "variables", [])
-        if [(v.name, tuple(v.shape)) for v in old_vars] != [
-            (v.name, tuple(v.shape)) for v in new_vars
-        ]:
-            raise CopyError(
-                f"{type(layer).__name__} re-created from its configuration has other variables.",
-                "Give the class a get_config that describes it.",
-                layer.name,
-            )
-        for old, fresh in zip(old_vars, new_vars, strict=True):
-            fresh.assign(copied_tensor(old.value))
-            fresh.trainable = old.trainable
-            fresh._path = old._path
-            self.remember(old, fresh)
-            self.variables.append((old, fresh))
-        if isinstance(layer, keras.Layer):
-            for old_part, new_part in zip(
-                layer._flatten_layers(), new._flatten_layers(), strict=True
-            ):
-                new_part._trainable = old_part._trainable
-                self.remember(old_part, new_part)
-                _carry_assets(old_part, new_part)
 
 
 _COPIERS: list[tuple[Any, Callable[[Copier, Any], Any]]] = [
@@ -343,6 +331,11 @@ _COPIERS: list[tuple[Any, Callable[[Copier, Any], Any]]] = [
     (np.ndarray, lambda _, value: value.copy()),
     ((np.random.Generator, np.random.RandomState), lambda _, value: copy.deepcopy(value)),
 ]
+
+
+def _is_wrapper(value: Any) -> bool:
+    """Whether a container is one of TensorFlow's, which are made around a plain one."""
+    return type(value).__module__.startswith("tensorflow.")
 
 
 def _is_plain_keras(kind: type) -> bool:
@@ -388,16 +381,6 @@ def _build_like(layer: Any, new: Any) -> None:
         for old_part, new_part in zip(layer._layers, new._layers, strict=False):
             _build_like(old_part, new_part)
         new.build_from_config(layer.get_build_config() or {})
-
-
-def _carry_assets(layer: Any, new: Any) -> None:
-    """State that is not a variable: vocabularies and the like."""
-    if hasattr(layer, "save_assets") and hasattr(layer, "load_assets"):
-        with tempfile.TemporaryDirectory() as folder:
-            layer.save_assets(folder)
-            new.load_assets(folder)
-    if hasattr(new, "finalize_state"):
-        new.finalize_state()
 
 
 def _first_line(error: BaseException) -> str:

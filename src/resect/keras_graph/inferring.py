@@ -17,9 +17,10 @@ from resect.errors import Problem
 from resect.graph import Call, Graph, Layer, Node, Ref, Spec, VariableSpec, map_refs
 from resect.keras_graph import private
 from resect.keras_graph.copying import Copier
-from resect.keras_graph.making import from_config, new_layer, variable_specs
+from resect.keras_graph.making import from_config, new_layer
 from resect.keras_graph.projecting import projection
-from resect.keras_graph.reading import read, spec_of
+from resect.keras_graph.reading import spec_of
+from resect.keras_graph.state import variable_specs
 
 OnMismatch = Literal["raise", "reinit", "adapt"]
 
@@ -69,6 +70,8 @@ class _Inference:
         self.nodes: dict[Call, Node] = {}
         self.made: dict[str, Any] = {}  # skeletons of new and fresh layers, by name
         self.projections: dict[tuple[Ref, Spec], Ref] = {}
+        self.masks: dict[int, Ref] = {}  # masks of symbolic tensors, by identity
+        self.kept_alive: list[Any] = []
         self.problems: list[Problem] = []
         self.notes: list[str] = []
 
@@ -106,12 +109,26 @@ class _Inference:
     def _visit(self, node: Node) -> None:
         layer = self.layers[node.call.layer]
         if self.graph.is_input(node.call) or self._is_known(node, layer):
-            self.nodes[node.call] = node
+            self.nodes[node.call] = self._with_masks(node)
             return
         try:
             self._complete(node, layer)
         except _MisfitError as misfit:
             self._misfit(node, layer, str(misfit))
+
+    def _with_masks(self, node: Node) -> Node:
+        """A call that is known, handing on the mask that its input has now.
+
+        What a layer handed on when it was recorded it still hands on; a mask that it made itself
+        is still made.
+        """
+        if not (node.seen and node.outputs) or node.seen[0].mask == self._current(node)[0].mask:
+            return node
+        before, now = node.seen[0].mask, self._current(node)[0].mask
+        outputs = tuple(s._replace(mask=now) if s.mask == before else s for s in node.outputs)
+        if before is None and not getattr(self.layers[node.call.layer].op, "supports_masking", False):
+            outputs = node.outputs
+        return dataclasses.replace(node, outputs=outputs, seen=self._current(node))
 
     def _is_known(self, node: Node, layer: Layer) -> bool:
         if node.outputs is None:
@@ -140,17 +157,38 @@ class _Inference:
     # The three ways to ask
 
     def _arguments(self, node: Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return map_refs(lambda r: _symbolic(self._spec(r)), (node.args, dict(node.kwargs)))
+        return map_refs(lambda r: self._symbolic(self._spec(r)), (node.args, dict(node.kwargs)))
+
+    def _symbolic(self, spec: Spec) -> Any:
+        tensor = keras.KerasTensor(spec.shape, dtype=spec.dtype, sparse=spec.sparse)
+        if spec.mask is not None:
+            mask = keras.KerasTensor(spec.shape[:2], dtype="bool")
+            private.set_keras_mask(tensor, mask)
+            if spec.mask is not True:
+                self.masks[id(mask)] = spec.mask
+                self.kept_alive.append(mask)
+        return tensor
+
+    def _specs(self, outputs: Any) -> tuple[Spec, ...]:
+        return tuple(spec_of(tensor, self.masks) for tensor in keras.tree.flatten(outputs))
 
     def _made_outputs(self, node: Node, layer: Layer) -> tuple[Spec, ...]:
         """The outputs of a layer that is not the source's."""
         outputs = self._call_made(layer, lambda: _template_copy(layer), node)
         if layer.variables is None:
-            made = self.made[layer.name]
-            self.layers[layer.name] = dataclasses.replace(
-                layer, variables=variable_specs(made)
-            )
+            specs = variable_specs(self.made[layer.name])
+            self.layers[layer.name] = dataclasses.replace(layer, variables=specs)
+            if layer.template is not None:
+                self._note_carried(layer, specs)
         return outputs
+
+    def _note_carried(self, layer: Layer, specs: tuple[VariableSpec, ...]) -> None:
+        held = {(v.name, v.shape) for v in variable_specs(layer.template)}
+        left = tuple(v for v in specs if (v.name, v.shape) not in held)
+        if specs and not left:
+            self.notes.append(f"{layer.name} takes over the weights of the {layer.kind} it replaces")
+        elif specs:
+            self.notes.append(f"{layer.name} does not take over {_shapes(left)}: other shapes before")
 
     def _call_made(self, layer: Layer, make: Any, node: Node) -> tuple[Spec, ...]:
         args, kwargs = self._arguments(node)
@@ -158,7 +196,7 @@ class _Inference:
             if layer.name not in self.made:
                 self.made[layer.name] = make()
             try:
-                return _specs(self.made[layer.name](*args, **kwargs))
+                return self._specs(self.made[layer.name](*args, **kwargs))
             except Exception as error:
                 raise _MisfitError(_reason(error)) from error
 
@@ -168,7 +206,7 @@ class _Inference:
         if not isinstance(layer.op, keras.Layer):
             try:
                 with private.uninitialised_variables():
-                    return _Outcome(_specs(_shadow(layer.op).compute_output_spec(*args, **kwargs)))
+                    return _Outcome(self._specs(_shadow(layer.op).compute_output_spec(*args, **kwargs)))
             except Exception as error:
                 raise _MisfitError(_reason(error)) from error
         fresh = self._fresh(layer)
@@ -176,7 +214,7 @@ class _Inference:
             return self._shadow_outputs(layer, args, kwargs)
         with private.uninitialised_variables():
             try:
-                outputs = _specs(fresh(*args, **kwargs))
+                outputs = self._specs(fresh(*args, **kwargs))
             except Exception as error:
                 raise _MisfitError(_reason(error)) from error
         misfit = _misfitting(variable_specs(layer.op), variable_specs(fresh))
@@ -196,7 +234,7 @@ class _Inference:
     def _shadow_outputs(self, layer: Layer, args: Any, kwargs: Any) -> _Outcome:
         with private.uninitialised_variables():
             try:
-                return _Outcome(_specs(_shadow(layer.op)(*args, **kwargs)))
+                return _Outcome(self._specs(_shadow(layer.op)(*args, **kwargs)))
             except Exception as error:
                 raise _MisfitError(_reason(error)) from error
 
@@ -313,17 +351,6 @@ def _compatible(given: Spec, expected: Spec) -> bool:
     )
 
 
-def _symbolic(spec: Spec) -> Any:
-    tensor = keras.KerasTensor(spec.shape, dtype=spec.dtype, sparse=spec.sparse)
-    if spec.masked:
-        private.set_keras_mask(tensor, keras.KerasTensor(spec.shape[:2], dtype="bool"))
-    return tensor
-
-
-def _specs(outputs: Any) -> tuple[Spec, ...]:
-    return tuple(spec_of(tensor) for tensor in keras.tree.flatten(outputs))
-
-
 def _template_copy(layer: Layer) -> Any:
     from resect.keras_graph.writing import copy_model
 
@@ -360,6 +387,3 @@ def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("Exception encountered", "Arguments"))]
     return (kept or lines or [type(error).__name__])[0]
-
-
-__all__ = ["Inferred", "OnMismatch", "infer", "read"]

@@ -7,10 +7,9 @@ from typing import Any
 
 import keras
 
-from resect.graph import Layer, Spec, VariableSpec
+from resect.graph import Layer, Spec
 from resect.keras_graph import private
 from resect.keras_graph.copying import Copier, Weights
-from resect.keras_graph.values import copied_tensor
 
 
 def new_layer(layer: Layer, weights: Weights, copy_model: Callable[..., Any]) -> Any:
@@ -41,39 +40,6 @@ def from_config(layer: Any, name: str) -> Any:
     if new.name != name:
         new.name = name
     return new
-
-
-def carry_matching(old: Any, new: Any) -> tuple[list[tuple[Any, Any]], list[Any]]:
-    """Gives a built layer the values of another wherever the variable's name and shape agree.
-
-    Returns:
-        The pairs of variables that were carried, and the variables of `new` that were not.
-    """
-    same = [_key(v) for v in old.variables] == [_key(v) for v in new.variables]
-    by_key = {_key(v): v for v in reversed(old.variables)}
-    carried, left = [], []
-    for i, target in enumerate(new.variables):
-        source = old.variables[i] if same else by_key.get(_key(target))
-        if source is None:
-            left.append(target)
-            continue
-        target.assign(copied_tensor(source.value))
-        target.trainable = source.trainable
-        target._path = source._path
-        carried.append((source, target))
-    return carried, left
-
-
-def variable_specs(operation: Any) -> tuple[VariableSpec, ...]:
-    """Names, shapes and dtypes of the weights of a layer."""
-    return tuple(
-        VariableSpec(*_key(v), str(keras.backend.standardize_dtype(v._dtype)))
-        for v in getattr(operation, "weights", ())
-    )
-
-
-def _key(variable: Any) -> tuple[str, tuple[int, ...]]:
-    return variable.name, tuple(int(size) for size in variable._shape)
 
 
 def _has_state(template: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -124,7 +125,7 @@ class _Reader:
         refs = {
             id(tensor): Ref(calls[id(n)], i) for n in recorded for i, tensor in enumerate(n.outputs)
         }
-        specs = {id(t): spec for n in recorded for t, spec in self._specs(n)}
+        specs = {id(t): spec for n in recorded for t, spec in self._specs(n, refs)}
 
         def as_refs(structure: Any) -> Any:
             return keras.tree.map_structure(lambda leaf: refs.get(id(leaf), leaf), structure)
@@ -154,19 +155,19 @@ class _Reader:
             model=model,
         ).ordered()
 
-    def _specs(self, node: Any) -> list[tuple[Any, Spec]]:
+    def _specs(self, node: Any, refs: Mapping[int, Ref]) -> list[tuple[Any, Spec]]:
         """The outputs of a call and their specs.
 
         A nested model hands on the masks of its own outputs at run time, unrecorded.
         """
         operation = node.operation
         sparse = isinstance(operation, private.InputLayer) and bool(operation.sparse)
-        specs = [(tensor, spec_of(tensor, sparse=sparse)) for tensor in node.outputs]
+        specs = [(tensor, spec_of(tensor, refs, sparse=sparse)) for tensor in node.outputs]
         if not _is_nested(operation):
             return specs
         inner = self.graph(operation)
         return [
-            (tensor, spec._replace(masked=spec.masked or inner.spec(ref).masked))
+            (tensor, spec._replace(mask=spec.mask or inner.spec(ref).masked or None))
             for (tensor, spec), ref in zip(specs, inner.output_refs, strict=True)
         ]
 
@@ -183,15 +184,16 @@ def _is_nested(operation: Any) -> bool:
     return isinstance(operation, keras.Model) and has_graph(operation)
 
 
-def spec_of(tensor: Any, *, sparse: bool = False) -> Spec:
+def spec_of(tensor: Any, refs: Mapping[int, Ref] | None = None, *, sparse: bool = False) -> Spec:
     """The spec of a Keras tensor.
 
     Keras marks dense tensors as sparse too (`x * 2.0`), so its mark is not asked.
+
+    Args:
+        tensor: A `KerasTensor`.
+        refs: Which tensor of the graph a `KerasTensor` is, by its identity.
+        sparse: Whether it comes from a sparse input.
     """
-    masked = private.get_keras_mask(tensor) is not None
-    return Spec(tuple(tensor.shape), str(tensor.dtype), sparse, masked)
-
-
-def input_specs(graph: Graph, node: Node) -> tuple[Spec, ...]:
-    """The specs of the tensors that a call reads now."""
-    return tuple(graph.spec(ref) for ref in node.inputs)
+    mask = private.get_keras_mask(tensor)
+    known = None if mask is None else (refs or {}).get(id(mask), True)
+    return Spec(tuple(tensor.shape), str(tensor.dtype), sparse, known)

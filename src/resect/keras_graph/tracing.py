@@ -95,18 +95,16 @@ def _default_inputs(model: Any) -> Any:
             "Let call take a list or a dict, and pass inputs=[keras.Input(...), ...].",
             model.name,
         )
-    shape = next(iter(shapes.values()))
-    return keras.tree.map_shape_structure(
-        lambda s: keras.Input(batch_shape=(None, *tuple(s)[1:])), shape
-    ) if hasattr(keras.tree, "map_shape_structure") else _map_shapes(shape)
+    return _inputs_like(next(iter(shapes.values())))
 
 
-def _map_shapes(shape: Any) -> Any:
-    if isinstance(shape, (list, tuple)) and all(isinstance(s, (int, type(None))) for s in shape):
-        return keras.Input(batch_shape=(None, *shape[1:]))
+def _inputs_like(shape: Any, name: str | None = None) -> Any:
+    """Symbolic inputs for a structure of shapes; those in a dict are named by its keys."""
     if isinstance(shape, dict):
-        return {key: _map_shapes(item) for key, item in shape.items()}
-    return [_map_shapes(item) for item in shape]
+        return {key: _inputs_like(item, key) for key, item in shape.items()}
+    if all(size is None or isinstance(size, int) for size in shape):
+        return keras.Input(batch_shape=(None, *shape[1:]), name=name)
+    return [_inputs_like(item) for item in shape]
 
 
 def _call(model: Any, inputs: Any, training: bool | None, values: Any = ()) -> Any:

@@ -61,7 +61,8 @@ def carry(source: Any, target: Any, pairs: Pairs) -> None:
     optimizer = raw["optimizer"]
     if optimizer is not None:
         raw["optimizer"] = _same_kind(optimizer)
-    target.compile(**raw)
+    wrapped = source.optimizer is not optimizer  # in mixed float16, Keras wraps it by default
+    target.compile(**raw, auto_scale_loss=wrapped)
     target.stop_training = getattr(source, "stop_training", False)
     if source.optimizer is not None and source.optimizer.built:
         target.optimizer.build(target.trainable_variables)

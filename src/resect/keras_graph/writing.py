@@ -6,17 +6,18 @@ Keras model is put around them. Only layers that the source does not have are re
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 
 from resect.errors import CopyError
-from resect.graph import Call, Graph, Layer, Node, Ref, Spec, map_refs
+from resect.graph import Graph, Layer, Node, Ref, Spec, map_refs, refs
 from resect.keras_graph import private
 from resect.keras_graph.copying import Copier, Weights
-from resect.keras_graph.making import carry_matching, from_config, new_layer
+from resect.keras_graph.making import from_config, new_layer
 from resect.keras_graph.reading import read
+from resect.keras_graph.state import carry_state, carry_variables
 
 # What a model keeps of its source beside its graph.
 _CARRIED = (
@@ -33,14 +34,10 @@ class Written:
     Attributes:
         model: The Keras model.
         pairs: Every variable of the source that lives on, with the variable that stands for it.
-        fresh: The names of layers whose variables did not all come from the source, by path.
-        not_carried: Of layers replaced by their like, the paths of variables with no counterpart.
     """
 
     model: Any
     pairs: list[tuple[Any, Any]]
-    fresh: list[Any] = field(default_factory=list)
-    not_carried: list[str] = field(default_factory=list)
 
 
 def write(graph: Graph, weights: Weights = "copy") -> Written:
@@ -56,7 +53,7 @@ def write(graph: Graph, weights: Weights = "copy") -> Written:
     writer = _Writer(weights)
     with private.deep_recursion(_size(graph)):
         model = writer.model(graph)
-    return Written(model, writer.copier.variables, writer.fresh, writer.not_carried)
+    return Written(model, writer.copier.variables)
 
 
 def copy_model(model: Any, name: str | None = None) -> Any:
@@ -71,30 +68,51 @@ def result_kind(graph: Graph) -> str:
     A Sequential stays one while it is a chain of layers; a subclass of Functional stays itself
     while its structure is unchanged.
     """
+    if not graph.edited:
+        return graph.kind
     if isinstance(graph.model, keras.Sequential):
         return graph.kind if is_chain(graph) else "Functional"
-    return "Functional" if graph.edited else graph.kind
+    return "Functional"
 
 
 def is_chain(graph: Graph) -> bool:
-    """Whether a Sequential can say what the graph says."""
-    if not (isinstance(graph.inputs, (Ref, list)) and isinstance(graph.outputs, (Ref, list))):
-        return False
+    """Whether a Sequential can say what the graph says.
+
+    Each layer reads only the one before it; masks may be recorded where Keras would hand on the
+    same mask by itself.
+    """
     if len(graph.input_refs) != 1 or len(graph.output_refs) != 1:
         return False
-    previous = graph.input_refs[0]
+    if not all(isinstance(ends, (Ref, list)) for ends in (graph.inputs, graph.outputs)):
+        return False
+    previous, masks = graph.input_refs[0], set()
+    operations = []
     for call, node in graph.nodes.items():
         if graph.is_input(call):
             continue
-        layer = graph.layer(call)
-        if graph.is_shared(call.layer) or not issubclass(layer.cls, keras.Layer):
+        if not issubclass(graph.layer(call).cls, keras.Layer):
+            operations.append(call)
+            continue
+        if not _is_link(graph, node, previous):
             return False
-        if len(node.outputs or ()) != 1 or set(node.inputs) != {previous}:
-            return False
-        if len(node.args) != 1 or set(node.kwargs) - {"training", "mask"}:
-            return False
+        masks.update(refs(node.kwargs.get("mask")))
         previous = Ref(call)
-    return previous == graph.output_refs[0] and len(graph.nodes) > 1
+    making_masks = graph.ancestors(ref.call for ref in masks)
+    return (
+        previous == graph.output_refs[0]
+        and len(graph.nodes) > 1
+        and all(call in making_masks for call in operations)
+    )
+
+
+def _is_link(graph: Graph, node: Node, previous: Ref) -> bool:
+    """Whether a call reads the one before it and nothing else, but for the mask of that."""
+    if graph.is_shared(node.call.layer) or len(node.outputs or ()) != 1:
+        return False
+    if node.args != (previous,) or set(node.kwargs) - {"training", "mask"}:
+        return False
+    mask = node.kwargs.get("mask")
+    return mask is None or mask == graph.spec(previous).mask
 
 
 def _size(graph: Graph) -> int:
@@ -105,8 +123,6 @@ class _Writer:
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
         self.copier = Copier(weights, lambda model: self.nested(model, read(model)))
-        self.fresh: list[Any] = []
-        self.not_carried: list[str] = []
         self._made: dict[tuple[int, str], Any] = {}
 
     # Models
@@ -134,7 +150,8 @@ class _Writer:
         outputs = map_refs(tensors.__getitem__, graph.outputs)
         kind = result_kind(graph)
         if isinstance(graph.model, keras.Sequential) and kind != "Functional":
-            return self._sequential(graph, inputs, outputs, list(layers.values()))
+            chain = [layer for layer in layers.values() if isinstance(layer, keras.Layer)]
+            return self._sequential(graph, inputs, outputs, chain)
         if kind != "Functional":
             return self._subclass(graph, inputs, outputs)
         return self._functional(graph, inputs, outputs)
@@ -244,16 +261,13 @@ class _Writer:
     def _fill(self, layer: Layer, operation: Any) -> None:
         """Gives a layer that was made here the values that it must have."""
         if layer.origin == "rebuilt":
-            pairs, left = carry_matching(layer.op, operation)
-            self.copier.variables.extend(pairs)
-            for old, new in zip(layer.op._flatten_layers(), operation._flatten_layers(), strict=True):
-                new._trainable = old._trainable
+            pairs, left = carry_state(layer.op, operation)
             assert not left, f"{layer.name} was rebuilt with other variables"
         elif layer.template is not None:
-            pairs, left = carry_matching(layer.template, operation)
-            self.copier.variables.extend(pairs)
-            self.not_carried.extend(variable.path for variable in left)
-        self.fresh.append(operation)
+            pairs, _ = carry_variables(layer.template, operation)
+        else:
+            return
+        self.copier.variables.extend(pairs)
 
 
 def _input_tensor(operation: Any, node: Node) -> Any:
@@ -280,6 +294,3 @@ def _name(node: Node, index: int) -> str | None:
 def _attributes(source: Any) -> dict[str, Any]:
     modules = {k: v for k, v in vars(source).get("_modules", {}).items() if k != "_torch_params"}
     return {**vars(source), **modules}
-
-
-__all__ = ["Call", "Written", "copy_model", "is_chain", "result_kind", "write"]

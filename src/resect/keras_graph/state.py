@@ -1,0 +1,73 @@
+"""The state of layers: which variables there are, and how one layer takes over another's."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+import keras
+
+from resect.graph import VariableSpec
+from resect.keras_graph.values import copied_tensor
+
+
+def variable_specs(operation: Any) -> tuple[VariableSpec, ...]:
+    """Names, shapes and dtypes of the weights of a layer."""
+    return tuple(
+        VariableSpec(*_key(v), str(keras.backend.standardize_dtype(v._dtype)))
+        for v in getattr(operation, "weights", ())
+    )
+
+
+def carry_state(old: Any, new: Any) -> tuple[list[tuple[Any, Any]], list[Any]]:
+    """Gives a built layer the whole state of another of its class and configuration.
+
+    Values, flags and paths of the variables, `trainable` of every part, and what is not a
+    variable: vocabularies, finalised statistics.
+
+    Returns:
+        As `carry_variables`.
+    """
+    carried, left = carry_variables(old, new)
+    for source, target in carried:
+        target._path = source._path
+    if isinstance(old, keras.Layer):
+        for part, new_part in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+            new_part._trainable = part._trainable
+            _carry_assets(part, new_part)
+    return carried, left
+
+
+def carry_variables(old: Any, new: Any) -> tuple[list[tuple[Any, Any]], list[Any]]:
+    """Gives a built layer the values of another wherever a variable's name and shape agree.
+
+    Returns:
+        The pairs of variables that were carried, and the variables of `new` that were not.
+    """
+    theirs, mine = getattr(old, "variables", []), getattr(new, "variables", [])
+    in_order = [_key(v) for v in theirs] == [_key(v) for v in mine]
+    by_key = {_key(v): v for v in reversed(theirs)}
+    carried, left = [], []
+    for i, target in enumerate(mine):
+        source = theirs[i] if in_order else by_key.get(_key(target))
+        if source is None:
+            left.append(target)
+            continue
+        target.assign(copied_tensor(source.value))
+        target.trainable = source.trainable
+        carried.append((source, target))
+    return carried, left
+
+
+def _key(variable: Any) -> tuple[str, tuple[int, ...]]:
+    return variable.name, tuple(int(size) for size in variable._shape)
+
+
+def _carry_assets(layer: Any, new: Any) -> None:
+    """State that is not a variable."""
+    if hasattr(layer, "save_assets") and hasattr(layer, "load_assets"):
+        with tempfile.TemporaryDirectory() as folder:
+            layer.save_assets(folder)
+            new.load_assets(folder)
+    if hasattr(new, "finalize_state"):
+        new.finalize_state()
