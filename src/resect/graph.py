@@ -6,7 +6,7 @@ Whatever a Keras layer is, it is opaque here: `Layer.op` is carried along and ne
 
     Graph
     ├── layers    name -> Layer(name, op, cls, graph of a nested model)
-    ├── nodes     Call(layer, index) -> Node(args, kwargs with Ref leaves, output specs)
+    ├── nodes     Call(layer, number) -> Node(args, kwargs with Ref leaves, output specs)
     ├── inputs    any structure of Ref
     └── outputs   any structure of Ref
 
@@ -16,6 +16,7 @@ Everything that changes a graph returns a new one.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,7 +31,7 @@ class Call(NamedTuple):
     """One call of a layer: the layer's name and which of its calls it is."""
 
     layer: str
-    index: int = 0
+    number: int = 0
 
 
 class Ref(NamedTuple):
@@ -210,8 +211,8 @@ class Graph:
         return len(self.calls_of(layer)) > 1
 
     def label(self, call: Call) -> str:
-        """The user's spelling of a call: `name`, or `name@index` for a shared layer."""
-        return f"{call.layer}@{call.index}" if self.is_shared(call.layer) else call.layer
+        """The user's spelling of a call: `name`, or `name@number` for a shared layer."""
+        return f"{call.layer}@{call.number}" if self.is_shared(call.layer) else call.layer
 
     def title(self, call: Call) -> str:
         """Spelling and class of a call: `'conv1' (Conv2D)`."""
@@ -274,7 +275,7 @@ class Graph:
         while stack:
             path, graph = stack.pop()
             yield path, graph
-            nested = [(path + (n,), la.graph) for n, la in graph.layers.items() if la.graph]
+            nested = [((*path, n), la.graph) for n, la in graph.layers.items() if la.graph]
             stack.extend(reversed(nested))
 
     def at(self, path: tuple[str, ...]) -> Graph:
@@ -301,7 +302,9 @@ class Graph:
         """A graph with some fields changed."""
         return dataclasses.replace(self, **{"edited": True, **changes})
 
-    def substitute(self, mapping: Mapping[Ref, Ref], *, only: Iterable[Call] | None = None) -> Graph:
+    def substitute(
+        self, mapping: Mapping[Ref, Ref], *, only: Iterable[Call] | None = None
+    ) -> Graph:
         """Reads other tensors instead.
 
         Args:
@@ -367,7 +370,7 @@ class Graph:
         before = {call: [ref.call for ref in node.inputs] for call, node in self.nodes.items()}
         if numbered:
             for calls in self._calls.values():
-                for first, second in zip(calls, calls[1:], strict=False):
+                for first, second in itertools.pairwise(calls):
                     before[second].append(first)
         return before
 
@@ -381,7 +384,9 @@ def _put(graph: Graph, op: Any, part: str, nested: Graph) -> Graph:
     for name, layer in graph.layers.items():
         if layer.graph is None:
             continue
-        inner = nested if layer.op is op and layer.part == part else _put(layer.graph, op, part, nested)
+        inner = (
+            nested if layer.op is op and layer.part == part else _put(layer.graph, op, part, nested)
+        )
         if inner is not layer.graph:
             layers[name] = dataclasses.replace(layer, graph=inner)
     changed = any(layers[name] is not layer for name, layer in graph.layers.items())
@@ -484,6 +489,11 @@ def _rows(graph: Graph, indent: str) -> Iterator[tuple[str, str, str, str]]:
         shapes = " ".join("?" if node.outputs is None else str(s) for s in node.outputs or ("?",))
         reads = ", ".join(graph.tensor_label(ref) for ref in dict.fromkeys(node.inputs))
         mark = {"new": " +", "reinit": " *"}.get(layer.origin, "")
-        yield f"{indent}{graph.label(call)}{mark}", layer.kind, shapes, f"<- {reads}" if reads else ""
+        yield (
+            f"{indent}{graph.label(call)}{mark}",
+            layer.kind,
+            shapes,
+            f"<- {reads}" if reads else "",
+        )
         if layer.graph is not None and call == graph.calls_of(call.layer)[0]:
             stack.append((layer.graph, indent + "  ", iter(layer.graph.nodes)))

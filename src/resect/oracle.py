@@ -99,7 +99,7 @@ def _limit(graph: Graph, ref: Ref) -> int:
                 sizes.append(size)
                 break
         if layer.graph is not None:
-            position = [r for r in graph.nodes[call].inputs].index(ref)
+            position = graph.nodes[call].inputs.index(ref)
             sizes.append(_limit(layer.graph, layer.graph.input_refs[position]))
     return min(sizes, default=2)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import keras
 
@@ -36,12 +36,10 @@ from resect.keras_graph.reading import has_graph, read
 from resect.keras_graph.snapshots import Snapshot
 from resect.keras_graph.tracing import trace
 from resect.keras_graph.writing import result_kind, write
+from resect.options import OnMismatch, Weights
 from resect.select import Place, Where, resolve
 from resect.table import plan_text
 from resect.verify import structural
-
-OnMismatch = Literal["raise", "reinit", "adapt"]
-Weights = Literal["copy", "share"]
 
 
 def plan(model: Any) -> Plan:
@@ -189,7 +187,9 @@ class Plan:
         """Takes the last `n` layers off."""
         return self.then(Pop(n))
 
-    def remove(self, where: Where, *, keep: Where = None, on_mismatch: OnMismatch = "raise") -> Plan:
+    def remove(
+        self, where: Where, *, keep: Where = None, on_mismatch: OnMismatch = "raise"
+    ) -> Plan:
         """Takes layers out; see `resect.remove`."""
         return self.then(Remove(where, keep, on_mismatch))
 

@@ -7,7 +7,7 @@ A selection says which calls of a model are meant. It is made without a model, c
     "shared@1"                   the second call of a shared layer
     "backbone/conv1"             a layer of a nested model
     "block_*_relu"               a glob; without a slash it looks into nested models too
-    re.compile(r"fc\\d+")         a regular expression that matches the whole name
+    re.compile(r"fc[0-9]+")         a regular expression that matches the whole name
     -1, slice(2, 5)              by position among the calls, inputs not counted
     keras.layers.Dense           a class, at any depth
     layer                        that very layer object
@@ -21,7 +21,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from resect.errors import AmbiguousError, CountError, NoMatchError
 from resect.graph import Call, Graph
@@ -99,8 +99,8 @@ class Name(Selection):
             graph = layer.graph
         calls = graph.calls_of(last)
         if not calls and "@" in last:
-            base, _, index = last.rpartition("@")
-            calls = tuple(c for c in graph.calls_of(base) if str(c.index) == index)
+            base, _, number = last.rpartition("@")
+            calls = tuple(c for c in graph.calls_of(base) if str(c.number) == number)
         return tuple(Place(tuple(path), call) for call in calls)
 
     def why_not(self, place: Place, graph: Graph) -> str:
@@ -423,7 +423,7 @@ def as_selection(where: Where) -> Selection:
     if hasattr(where, "get_config") and hasattr(where, "name"):
         return Object(where)
     if callable(where):
-        return Predicate(where)
+        return Predicate(cast(Callable[[Any], bool], where))
     raise TypeError(
         "A place is given as a name, glob, path, compiled regex, index, slice, layer class, layer, "
         f"predicate or selection, not as {where!r}."
@@ -467,7 +467,7 @@ def resolve_one(where: Where, graph: Graph) -> Place:
         AmbiguousError: It matches several calls.
     """
     found = resolve(where, graph)
-    if len(found) > 1:
+    if len(found) != 1:
         raise _ambiguous(where, found, graph)
     return found[0]
 

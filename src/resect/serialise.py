@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import keras
 
@@ -43,16 +43,22 @@ def loads(text: str) -> tuple[Edit, ...]:
 
 def _edit(edit: Edit) -> dict[str, Any]:
     fields = {
-        field.name: _value(getattr(edit, field.name), edit) for field in dataclasses.fields(edit)
+        field.name: _value(getattr(edit, field.name), edit)
+        for field in dataclasses.fields(cast(Any, edit))
     }
-    return {"edit": edit.verb, **{name: value for name, value in fields.items() if value is not None}}
+    return {
+        "edit": edit.verb,
+        **{name: value for name, value in fields.items() if value is not None},
+    }
 
 
 def _value(value: Any, edit: Edit) -> Any:
     if value is None or isinstance(value, (str, int, float, bool)):
         return value
     if isinstance(value, PerPlace):
-        return {"places": [[place, [_layer(la, edit) for la in chain]] for place, chain in value.layers]}
+        return {
+            "places": [[place, [_layer(la, edit) for la in chain]] for place, chain in value.layers]
+        }
     if isinstance(value, (list, tuple)):
         return [_value(item, edit) for item in value]
     if is_layer(value):
@@ -65,7 +71,8 @@ def _value(value: Any, edit: Edit) -> Any:
 def _layer(layer: Any, edit: Edit) -> Any:
     if getattr(layer, "weights", None):
         raise SerializationError(
-            f"The layer '{layer.name}' in '{edit.describe()}' carries weights, which JSON would lose.",
+            f"The layer '{layer.name}' in '{edit.describe()}' carries weights, which JSON"
+            " would lose.",
             "Save the edited model instead, or insert an unbuilt layer.",
             layer.name,
         )

@@ -27,7 +27,7 @@ class Row:
     """One call of a plan's table.
 
     Attributes:
-        status: `"kept"`, `"removed"`, `"inserted"`, `"re-initialised"`, `"renamed"` or `"reshaped"`.
+        status: `"kept"`, `"removed"`, `"inserted"`, `"re-initialised"`, `"renamed"`, `"reshaped"`.
         name: The user's spelling.
         kind: The layer's class.
         shape: Output shape, or `before -> after`.
@@ -93,7 +93,9 @@ def rows(before: Graph, after: Graph) -> Iterator[Row]:
 def _pairs(before: Graph, after: Graph) -> Iterator[tuple[str, Graph, Graph]]:
     """The two forms of the model and of each nested model that was changed."""
     yield "", before, after
-    originals = {id(la.op): la.graph for _, g in before.walk() for la in g.layers.values() if la.graph}
+    originals = {
+        id(la.op): la.graph for _, g in before.walk() for la in g.layers.values() if la.graph
+    }
     for path, graph in after.walk():
         for name, layer in graph.layers.items():
             original = originals.get(id(layer.op))
@@ -124,7 +126,7 @@ def _rows(path: str, old: Graph, new: Graph) -> Iterator[Row]:
 
 def _key(graph: Graph, call: Call) -> Any:
     layer = graph.layer(call)
-    return (id(layer.op), call.index, layer.part != "tail", layer.origin == "new")
+    return (id(layer.op), call.number, layer.part != "tail", layer.origin == "new")
 
 
 def _removed(path: str, graph: Graph, call: Call) -> Row:
@@ -164,18 +166,14 @@ def _totals(before: Graph, after: Graph) -> str:
     table = Table("", "before", "after", box=None, pad_edge=False)
     old, new = total_variables(before), total_variables(after)
     table.add_row("calls", str(_calls(before)), str(_calls(after)))
-    table.add_row(
-        "parameters", f"{parameter_count_of(old):,}", f"{parameter_count_of(new):,}"
-    )
+    table.add_row("parameters", f"{parameter_count_of(old):,}", f"{parameter_count_of(new):,}")
     table.add_row("bytes", byte_size(_bytes(old)), byte_size(_bytes(new)))
     table.add_row("class", result_kind(before), result_kind(after))
     return rendered(table)
 
 
 def _calls(graph: Graph) -> int:
-    return sum(
-        1 for _, g in graph.walk() for call in g.nodes if not g.is_input(call)
-    )
+    return sum(1 for _, g in graph.walk() for call in g.nodes if not g.is_input(call))
 
 
 # Counting

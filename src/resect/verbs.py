@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from resect.graph import Graph
 from resect.keras_graph import training
 from resect.keras_graph.snapshots import Snapshot
 from resect.keras_graph.tracing import trace
 from resect.keras_graph.writing import write
+from resect.options import OnMismatch, Weights
 from resect.plan import Plan
 from resect.select import Where
-from resect.verify import structural, same_function
-
-OnMismatch = Literal["raise", "reinit", "adapt"]
-Weights = Literal["copy", "share"]
+from resect.verify import same_function, structural
 
 
 def read(model: Any) -> Graph:
@@ -396,6 +394,7 @@ def functional(model: Any, inputs: Any = None, *, weights: Weights = "share") ->
     ...     def __init__(self):
     ...         super().__init__()
     ...         self.dense = keras.layers.Dense(2)
+    ...
     ...     def call(self, x):
     ...         return keras.ops.relu(self.dense(x))
     >>> net = Net()

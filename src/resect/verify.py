@@ -111,7 +111,9 @@ def verify(
     checks = [*_structural(graph, new)]
     checks.append(_numeric("inference equals the graph", graph, new, inputs, False, tolerance))
     if training:
-        checks.append(_numeric("training mode equals the graph", graph, new, inputs, True, tolerance))
+        checks.append(
+            _numeric("training mode equals the graph", graph, new, inputs, True, tolerance)
+        )
     if reload:
         checks.append(_reloaded(new, inputs, tolerance))
     changes = before.changes()
@@ -121,7 +123,9 @@ def verify(
     return report
 
 
-def structural(graph: Graph, model: Any, pairs: Sequence[tuple[Any, Any]], source: Snapshot) -> None:
+def structural(
+    graph: Graph, model: Any, pairs: Sequence[tuple[Any, Any]], source: Snapshot
+) -> None:
     """The checks that run in every `apply`.
 
     Args:
@@ -143,7 +147,10 @@ def structural(graph: Graph, model: Any, pairs: Sequence[tuple[Any, Any]], sourc
         raise VerificationError(
             problems=[
                 Problem(
-                    "VerificationError", "", f"{c.name}: {c.detail}", "Please report this to resect."
+                    "VerificationError",
+                    "",
+                    f"{c.name}: {c.detail}",
+                    "Please report this to resect.",
                 )
                 for c in failed
             ]
@@ -187,7 +194,9 @@ def _structural(graph: Graph, model: Any) -> Iterator[Check]:
         for name in {**planned, **written}
         if planned.get(name) != written.get(name)
     ]
-    yield Check("shapes as planned", not differing, "; ".join(differing[:5]) or f"{len(planned)} tensors")
+    yield Check(
+        "shapes as planned", not differing, "; ".join(differing[:5]) or f"{len(planned)} tensors"
+    )
 
 
 def _specs(graph: Graph) -> Iterator[tuple[str, str]]:

@@ -102,7 +102,8 @@ def templates(value: Any, argument: Any, spelling: str) -> tuple[Any, ...]:
             got = f"the class {layer.__name__}" if isinstance(layer, type) else repr(layer)
             raise EditError(
                 f"A layer, a list of layers or a function that returns one is needed, not {got}.",
-                "Pass an instance, such as keras.layers.Dropout(0.5); to take a layer out, use remove.",
+                "Pass an instance, such as keras.layers.Dropout(0.5). To take a layer out, "
+                "use remove.",
                 spelling,
             )
     if not chain:
@@ -189,7 +190,8 @@ def not_empty(graph: Graph) -> Graph:
     """
     if all(graph.is_input(call) for call in graph.nodes):
         raise EmptyResultError(
-            f"Nothing would be left of {graph.kind} '{graph.name}': its inputs would be its outputs.",
+            f"Nothing would be left of {graph.kind} '{graph.name}': its inputs would be its "
+            "outputs.",
             "Keep at least one layer.",
         )
     return graph

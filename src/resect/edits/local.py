@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from resect.edits.base import (
     Edit,
@@ -24,9 +24,8 @@ from resect.edits.base import (
 )
 from resect.errors import EditError, InputLayerError, MergeError, NameClashError, NoMatchError
 from resect.graph import Call, Graph, Layer, Node, Ref, map_refs
+from resect.options import OnMismatch
 from resect.select import Place, Where, as_selection, resolve, resolve_calls, resolve_one
-
-OnMismatch = Literal["raise", "reinit", "adapt"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,8 @@ class Remove(Edit):
         if len(kept) != 1:
             shown = ", ".join(f"'{graph.tensor_label(ref)}'" for ref in inputs)
             raise MergeError(
-                f"keep={self.keep!r} matches {len(kept)} of the inputs of {graph.title(call)}: {shown}.",
+                f"keep={self.keep!r} matches {len(kept)} of the inputs of {graph.title(call)}: "
+                f"{shown}.",
                 f"Say which one goes on: keep='{graph.label(inputs[0].call)}'.",
                 graph.label(call),
             )
@@ -152,9 +152,7 @@ class Insert(Edit):
             where["merge_with"] = resolve_one(self.merge_with, graph).spelling(graph)
         return dataclasses.replace(self, **where)
 
-    def _insert(
-        self, graph: Graph, calls: list[Call], path: tuple[str, ...], root: Graph
-    ) -> Graph:
+    def _insert(self, graph: Graph, calls: list[Call], path: tuple[str, ...], root: Graph) -> Graph:
         layers: list[Layer] = []
         nodes: list[Node] = []
         everywhere: dict[Ref, Ref] = {}
@@ -368,7 +366,7 @@ def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
             )
 
     def call(old: Call) -> Call:
-        return Call(names.get(old.layer, old.layer), old.index)
+        return Call(names.get(old.layer, old.layer), old.number)
 
     def moved(structure: Any) -> Any:
         return map_refs(lambda r: Ref(call(r.call), r.output), structure)
@@ -417,7 +415,8 @@ def _accepted(node: Node, template: Any, spelling: str) -> dict[str, Any]:
             accepted[key] = value
         elif key not in ("training", "mask") and value is not None:
             raise EditError(
-                f"'{spelling}' is called with {key}=..., which {type(template).__name__} does not take.",
+                f"'{spelling}' is called with {key}=..., which {type(template).__name__} does not "
+                "take.",
                 "Use a layer whose call takes it, or remove what feeds it first.",
                 spelling,
             )

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from resect.cut import Cut, find_cut, head_graph, tail_graph
 from resect.edits.base import Edit, layers_text, not_empty, quoted, same_path, single_output
 from resect.edits.local import Insert, Remove
 from resect.errors import AmbiguousError, CutError, EditError
 from resect.graph import Call, Graph, Layer, Node, Ref, map_refs
+from resect.options import OnMismatch
 from resect.select import Place, Where, resolve_one
-
-OnMismatch = Literal["raise", "reinit", "adapt"]
 
 
 @dataclass(frozen=True)
@@ -361,8 +360,7 @@ def _front(graph: Graph, start: Place) -> tuple[Graph, Call]:
 def _cut_after(graph: Graph, place: Place) -> tuple[Graph, Cut]:
     """The cut right after a call, in a graph where that call is not nested any more."""
     graph, call = _back(graph, place)
-    after = [reader for reader in graph.consumers(call)]
-    return graph, find_cut(graph, [call], after)
+    return graph, find_cut(graph, [call], graph.consumers(call))
 
 
 def _back(graph: Graph, place: Place) -> tuple[Graph, Call]:
@@ -385,7 +383,7 @@ def _opened(graph: Graph, place: Place) -> tuple[Graph, Call, Graph]:
 
 def _called_once(graph: Graph, name: str) -> Call:
     calls = graph.calls_of(name)
-    if len(calls) > 1:
+    if len(calls) != 1:
         spelled = ", ".join(f"'{graph.label(call)}'" for call in calls)
         raise AmbiguousError(
             f"The nested model '{name}' is called {len(calls)} times ({spelled}): it cannot be cut "

@@ -21,7 +21,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -35,8 +35,7 @@ from resect.keras_graph.values import (
     is_backend_tensor,
     is_tracking_reference,
 )
-
-Weights = Literal["copy", "share"]
+from resect.options import Weights
 
 _ATOMIC: tuple[type, ...] = (
     str, int, float, bool, complex, bytes, type(None), type(Ellipsis), type, range, slice,
@@ -285,7 +284,8 @@ class Copier:
         """Re-creates a layer from its configuration and gives it the values of the source."""
         if self.weights == "share" and getattr(layer, "variables", ()):
             raise CopyError(
-                f"{type(layer).__name__} holds {found}, so it cannot be copied around its variables.",
+                f"{type(layer).__name__} holds {found}, so it cannot be copied around its "
+                "variables.",
                 'Use weights="copy".',
                 layer.name,
             )
@@ -295,7 +295,8 @@ class Copier:
             pairs, left = carry_state(layer, new)
             if left or len(pairs) != len(getattr(layer, "variables", ())):
                 raise CopyError(
-                    f"{type(layer).__name__} re-created from its configuration has other variables.",
+                    f"{type(layer).__name__} re-created from its configuration has other "
+                    "variables.",
                     "Give the class a get_config that describes it.",
                     layer.name,
                 )
@@ -364,13 +365,8 @@ def _rename(layer: Any, name: str) -> None:
 
 def _track_for_torch(source: Any, new: Any) -> None:
     """PyTorch finds the parameters of a layer in a dict that must be made anew."""
-    if "_torch_params" in vars(source).get("_modules", {}) and not keras_in_stateless_scope():
+    if "_torch_params" in vars(source).get("_modules", {}) and not private.in_stateless_scope():
         new._track_variables()
-
-
-def keras_in_stateless_scope() -> bool:
-    """Whether variables have no values of their own at the moment."""
-    return keras.src.backend.common.stateless_scope.in_stateless_scope()
 
 
 def _build_like(layer: Any, new: Any) -> None:

@@ -21,8 +21,7 @@ from resect.keras_graph.making import from_config, new_layer
 from resect.keras_graph.projecting import projection
 from resect.keras_graph.reading import spec_of
 from resect.keras_graph.state import variable_specs
-
-OnMismatch = Literal["raise", "reinit", "adapt"]
+from resect.options import OnMismatch
 
 
 @dataclass
@@ -65,7 +64,7 @@ class _Outcome:
 class _Inference:
     def __init__(self, graph: Graph, on_mismatch: OnMismatch) -> None:
         self.graph = graph
-        self.on_mismatch = on_mismatch
+        self.on_mismatch: OnMismatch = on_mismatch
         self.layers: dict[str, Layer] = dict(graph.layers)
         self.nodes: dict[Call, Node] = {}
         self.made: dict[str, Any] = {}  # skeletons of new and fresh layers, by name
@@ -126,7 +125,9 @@ class _Inference:
             return node
         before, now = node.seen[0].mask, self._current(node)[0].mask
         outputs = tuple(s._replace(mask=now) if s.mask == before else s for s in node.outputs)
-        if before is None and not getattr(self.layers[node.call.layer].op, "supports_masking", False):
+        if before is None and not getattr(
+            self.layers[node.call.layer].op, "supports_masking", False
+        ):
             outputs = node.outputs
         return dataclasses.replace(node, outputs=outputs, seen=self._current(node))
 
@@ -186,9 +187,13 @@ class _Inference:
         held = {(v.name, v.shape) for v in variable_specs(layer.template)}
         left = tuple(v for v in specs if (v.name, v.shape) not in held)
         if specs and not left:
-            self.notes.append(f"{layer.name} takes over the weights of the {layer.kind} it replaces")
+            self.notes.append(
+                f"{layer.name} takes over the weights of the {layer.kind} it replaces"
+            )
         elif specs:
-            self.notes.append(f"{layer.name} does not take over {_shapes(left)}: other shapes before")
+            self.notes.append(
+                f"{layer.name} does not take over {_shapes(left)}: other shapes before"
+            )
 
     def _call_made(self, layer: Layer, make: Any, node: Node) -> tuple[Spec, ...]:
         args, kwargs = self._arguments(node)
@@ -206,7 +211,9 @@ class _Inference:
         if not isinstance(layer.op, keras.Layer):
             try:
                 with private.uninitialised_variables():
-                    return _Outcome(self._specs(_shadow(layer.op).compute_output_spec(*args, **kwargs)))
+                    return _Outcome(
+                        self._specs(_shadow(layer.op).compute_output_spec(*args, **kwargs))
+                    )
             except Exception as error:
                 raise _MisfitError(_reason(error)) from error
         fresh = self._fresh(layer)
@@ -261,9 +268,9 @@ class _Inference:
     def _misfit(self, node: Node, layer: Layer, why: str) -> None:
         if layer.origin == "kept" and self.on_mismatch == "adapt" and self._adapt(node, layer):
             return
-        if layer.origin in ("kept", "rebuilt") and self.on_mismatch == "reinit":
-            if self._reinitialise(node, layer):
-                return
+        ours = layer.origin in ("kept", "rebuilt")
+        if ours and self.on_mismatch == "reinit" and self._reinitialise(node, layer):
+            return
         self._report(node, layer, why)
         # Go on as if it fitted, to find what else is wrong.
         outputs = node.outputs or tuple(self._current(node)[:1])
@@ -329,20 +336,22 @@ class _Inference:
             reason = f"'{label}' ({layer.kind}) cannot take {now} from {fed}: {why}"
             repair = "Change its configuration, or insert it elsewhere."
         else:
-            reason = f"'{label}' ({layer.kind}) was fed {was} and would be fed {now} from {fed}: {why}"
+            reason = (
+                f"'{label}' ({layer.kind}) was fed {was} and would be fed {now} from {fed}: {why}"
+            )
             repair = (
                 'Let such layers start afresh with on_mismatch="reinit", or have a projection '
                 'inserted with on_mismatch="adapt".'
             )
             if self.on_mismatch != "raise":
-                repair = f'on_mismatch="{self.on_mismatch}" cannot help here: edit what feeds it too.'
+                repair = (
+                    f'on_mismatch="{self.on_mismatch}" cannot help here: edit what feeds it too.'
+                )
         self.problems.append(Problem("ShapeError", label, reason, repair))
 
 
 def _same(one: Sequence[Spec], other: Sequence[Spec]) -> bool:
-    return len(one) == len(other) and all(
-        a.same_type(b) for a, b in zip(one, other, strict=True)
-    )
+    return len(one) == len(other) and all(a.same_type(b) for a, b in zip(one, other, strict=True))
 
 
 def _compatible(given: Spec, expected: Spec) -> bool:

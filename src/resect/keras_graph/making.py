@@ -9,7 +9,8 @@ import keras
 
 from resect.graph import Layer, Spec
 from resect.keras_graph import private
-from resect.keras_graph.copying import Copier, Weights
+from resect.keras_graph.copying import Copier
+from resect.options import Weights
 
 
 def new_layer(layer: Layer, weights: Weights, copy_model: Callable[..., Any]) -> Any:

@@ -8,6 +8,7 @@ Keras 3.10 to 3.15.
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import keras
 from keras.src.backend.common import global_state
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.layers.core.input_layer import InputLayer
 from keras.src.models.functional import Functional
 from keras.src.ops.function import Function
@@ -40,7 +42,9 @@ __all__ = [
     "TrackedSet",
     "Tracker",
     "deep_recursion",
+    "garbage_collection_paused",
     "get_keras_mask",
+    "in_stateless_scope",
     "set_keras_mask",
     "uninitialised_variables",
 ]
@@ -75,13 +79,29 @@ def uninitialised_variables() -> Iterator[None]:
     Keras keeps a global list of such variables and would initialise them when the next stateless
     scope ends; those made here are taken off it again.
     """
-    before = {id(v) for v in global_state.get_global_attribute("uninitialized_variables", [])}
+    before = {id(v) for v in _uninitialised()}
     try:
         with keras.StatelessScope(initialize_variables=False):
             yield
     finally:
-        waiting = global_state.get_global_attribute("uninitialized_variables", [])
+        waiting = _uninitialised()
         waiting[:] = [v for v in waiting if id(v) in before]
+
+
+def _uninitialised() -> list[Any]:
+    return global_state.get_global_attribute("uninitialized_variables", []) or []
+
+
+@contextlib.contextmanager
+def garbage_collection_paused() -> Iterator[None]:
+    """Keeps Python from searching for garbage while many objects are made, all of which stay."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -12,7 +12,11 @@ from resect.graph import Call, Graph, Layer, Node, Ref, Spec
 from resect.keras_graph import private
 
 # A Functional is either: `keras.Model(inputs, outputs)` or the subclass that a user made of it.
-_PLAIN = {private.Function: "Functional", private.Functional: "Functional", keras.Sequential: "Sequential"}
+_PLAIN = {
+    private.Function: "Functional",
+    private.Functional: "Functional",
+    keras.Sequential: "Sequential",
+}
 
 
 def read(model: Any) -> Graph:
@@ -29,7 +33,7 @@ def read(model: Any) -> Graph:
     Raises:
         NotAModelError: Not a Keras 3 model.
         UnbuiltError: A Sequential that has not seen an input shape.
-        ReadError: A subclassed model, which has no graph of its own (`resect.functional` traces it).
+        ReadError: A subclassed model, which has no graph of its own: `resect.functional` traces it.
     """
     return _Reader().graph(model)
 
@@ -167,7 +171,7 @@ class _Reader:
             return specs
         inner = self.graph(operation)
         return [
-            (tensor, spec._replace(mask=spec.mask or inner.spec(ref).masked or None))
+            (tensor, spec._replace(mask=True) if inner.spec(ref).masked else spec)
             for (tensor, spec), ref in zip(specs, inner.output_refs, strict=True)
         ]
 
@@ -195,5 +199,5 @@ def spec_of(tensor: Any, refs: Mapping[int, Ref] | None = None, *, sparse: bool 
         sparse: Whether it comes from a sparse input.
     """
     mask = private.get_keras_mask(tensor)
-    known = None if mask is None else (refs or {}).get(id(mask), True)
+    known: Ref | Literal[True] | None = None if mask is None else (refs or {}).get(id(mask), True)
     return Spec(tuple(tensor.shape), str(tensor.dtype), sparse, known)

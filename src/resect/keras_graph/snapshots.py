@@ -50,13 +50,17 @@ class Snapshot:
             for op, inbound, outbound in self.calls
             if (len(op._inbound_nodes), len(op._outbound_nodes)) != (inbound, outbound)
         ]
-        found += [f"{o.name} has another trainable flag" for o, was in self.flags if o.trainable != was]
+        found += [
+            f"{o.name} has another trainable flag" for o, was in self.flags if o.trainable != was
+        ]
         return found
 
     def changes(self) -> list[str]:
         """What has changed, in words."""
         found = self.structure_changes()
-        found += [f"{v.path} has another value" for v, was in self.values if not _same(_array(v), was)]
+        found += [
+            f"{v.path} has another value" for v, was in self.values if not _same(_array(v), was)
+        ]
         return found
 
 
@@ -82,5 +86,5 @@ def _array(variable: Any) -> np.ndarray:
 def _operations(model: Any) -> Any:
     if not has_graph(model):
         return model._flatten_layers()
-    function = model._functional if isinstance(model, keras.Sequential) else model
+    function: Any = model._functional if isinstance(model, keras.Sequential) else model
     return [*function.operations, *model._flatten_layers(include_self=False)]

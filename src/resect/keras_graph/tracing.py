@@ -171,9 +171,7 @@ def _check_constants(model: Any, inputs: Any, outputs: Any) -> None:
             raise _constant_weight(model, f"the weight '{constant.path}'")
     if not constants:
         return
-    shifted = [
-        (v, keras.ops.cast(v.value, v.dtype) + 1) for v in model.weights if "float" in str(v.dtype)
-    ]
+    shifted = [(v, keras.ops.add(v.value, 1)) for v in model.weights if "float" in str(v.dtype)]
     others = _constants(_call(model, inputs, None, shifted))
     for one, other in zip(constants, others, strict=True):
         if not np.array_equal(_numpy(one), _numpy(other)):
@@ -182,8 +180,8 @@ def _check_constants(model: Any, inputs: Any, outputs: Any) -> None:
 
 def _constant_weight(model: Any, what: str) -> TraceError:
     return TraceError(
-        f"{_where(model, r'self[.]')}: {type(model).__name__}.call uses {what} outside a layer. In a "
-        "graph of calls it would become a constant.",
+        f"{_where(model, r'self[.]')}: {type(model).__name__}.call uses {what} outside a layer. "
+        "In a graph of calls it would become a constant.",
         "Move the weight and the operation on it into a layer of its own.",
         model.name,
     )
@@ -194,9 +192,7 @@ def _constants(outputs: Any) -> list[Any]:
     found = []
     for node in _recorded(outputs):
         for leaf in keras.tree.flatten((node.arguments.args, node.arguments.kwargs)):
-            if isinstance(leaf, keras.Variable):
-                found.append(leaf)
-            elif not isinstance(leaf, keras.KerasTensor) and keras.ops.is_tensor(leaf):
+            if isinstance(leaf, keras.Variable) or keras.ops.is_tensor(leaf):
                 found.append(leaf)
     return found
 

@@ -28,7 +28,7 @@ def is_compiled(model: Any) -> bool:
 
 
 def why_not_carried(source: Any, outputs: int) -> str:
-    """Why a compile configuration has no meaning for a model with that many outputs; `""` if it has.
+    """Why a compile configuration has no meaning for a model of so many outputs; `""` if it has.
 
     Args:
         source: The compiled model.

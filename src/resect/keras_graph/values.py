@@ -54,8 +54,6 @@ def is_tracking_reference(value: Any) -> bool:
     return kind.__name__ == "TrackableReference" and kind.__module__.startswith("tensorflow.")
 
 
-
-
 def _jax_storage(variable: Any) -> Any:
     import jax.numpy as jnp
 

@@ -12,18 +12,19 @@ from typing import Any
 import keras
 
 from resect.errors import CopyError
-from resect.graph import Graph, Layer, Node, Ref, Spec, map_refs, refs
+from resect.graph import Graph, Layer, Node, Ref, map_refs, refs
 from resect.keras_graph import private
-from resect.keras_graph.copying import Copier, Weights
+from resect.keras_graph.copying import Copier
 from resect.keras_graph.making import from_config, new_layer
 from resect.keras_graph.reading import read
 from resect.keras_graph.state import carry_state, carry_variables
+from resect.options import Weights
 
 # What a model keeps of its source beside its graph.
 _CARRIED = (
     "_trainable", "_dtype_policy", "_path", "_parent_path", "autocast", "supports_jit", "_called",
-    "_remat_mode", "activity_regularizer", "_manual_input_spec", "_allow_non_tensor_positional_args",
-    "_convert_input_args", "_supports_masking",
+    "_remat_mode", "activity_regularizer", "_manual_input_spec", "_convert_input_args",
+    "_allow_non_tensor_positional_args", "_supports_masking",
 )  # fmt: skip
 
 
@@ -51,7 +52,7 @@ def write(graph: Graph, weights: Weights = "copy") -> Written:
         CopyError: A layer that can be neither copied nor re-created.
     """
     writer = _Writer(weights)
-    with private.deep_recursion(_size(graph)):
+    with private.deep_recursion(_size(graph)), private.garbage_collection_paused():
         model = writer.model(graph)
     return Written(model, writer.copier.variables)
 
@@ -121,7 +122,7 @@ def _size(graph: Graph) -> int:
 
 class _Writer:
     def __init__(self, weights: Weights) -> None:
-        self.weights = weights
+        self.weights: Weights = weights
         self.copier = Copier(weights, lambda model: self.nested(model, read(model)))
         self._made: dict[tuple[int, str], Any] = {}
 
@@ -245,18 +246,16 @@ class _Writer:
             self._mask(node, operation, args, kwargs, outputs)
         return outputs
 
-    def _mask(
-        self, node: Node, operation: Any, args: Any, kwargs: Any, outputs: list[Any]
-    ) -> None:
+    def _mask(self, node: Node, operation: Any, args: Any, kwargs: Any, outputs: list[Any]) -> None:
         """Gives symbolic outputs the masks that Keras would give them, for later calls."""
         first = args[0] if args else next(iter(kwargs.values()), None)
         previous = kwargs.get("mask")
         if previous is None:
             previous = keras.tree.map_structure(private.get_keras_mask, first)
         had = any(spec.masked for spec in node.outputs or ())
-        if had or any(mask is not None for mask in keras.tree.flatten(previous)):
-            if operation.supports_masking:
-                operation._set_mask_metadata(first, outputs, previous)
+        has = any(mask is not None for mask in keras.tree.flatten(previous))
+        if (had or has) and operation.supports_masking:
+            operation._set_mask_metadata(first, outputs, previous)
 
     def _fill(self, layer: Layer, operation: Any) -> None:
         """Gives a layer that was made here the values that it must have."""
@@ -272,12 +271,11 @@ class _Writer:
 
 def _input_tensor(operation: Any, node: Node) -> Any:
     """The tensor of an input layer that was copied, as if it had been made by `keras.Input`."""
-    spec: Spec = (node.outputs or ())[0]
     if operation._inbound_nodes:
         return operation._inbound_nodes[0].outputs[0]
-    tensor = keras.KerasTensor(
-        spec.shape, spec.dtype, sparse=operation.sparse, name=operation.name
-    )
+    assert node.outputs is not None
+    spec = node.outputs[0]
+    tensor = keras.KerasTensor(spec.shape, spec.dtype, sparse=operation.sparse, name=operation.name)
     operation._input_tensor = tensor
     private.Node(operation, (), {}, tensor)
     return tensor
