@@ -252,6 +252,13 @@ class Graph:
                 readers.setdefault(ref, []).append(node.call)
         return {ref: tuple(found) for ref, found in readers.items()}
 
+    @cached_property
+    def mask_calls(self) -> frozenset[Call]:
+        """The calls that serve nothing but masks, such as the `NotEqual` behind an Embedding."""
+        data = [ref.call for ref in self.output_refs] + list(self._input_calls)
+        needed = _reach(data, lambda call: (ref.call for ref in self.nodes[call].data_inputs))
+        return frozenset(self.nodes) - needed
+
     def readers(self, ref: Ref) -> tuple[Call, ...]:
         """The calls that read a tensor."""
         return self._readers.get(ref, ())

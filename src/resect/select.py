@@ -122,6 +122,8 @@ class Glob(Selection):
     pattern: str
 
     def matches(self, place: Place, graph: Graph) -> bool:
+        if place.call.layer == self.pattern:  # a name that happens to look like a pattern
+            return True
         if "/" not in self.pattern:
             label = graph.at(place.path).label(place.call)
             return fnmatch.fnmatchcase(place.call.layer, self.pattern) or fnmatch.fnmatchcase(
@@ -218,16 +220,18 @@ class Predicate(Selection):
 
 @dataclass(frozen=True, repr=False)
 class Position(Selection):
-    """Calls of the model itself by position, in topological order, inputs not counted."""
+    """Calls of the model itself by position, in topological order.
+
+    Inputs are not counted, nor are the operations with which Keras makes masks.
+    """
 
     item: int | slice
 
     def find(self, graph: Graph) -> tuple[Place, ...]:
-        calls = [Place((), call) for call in graph.nodes if not graph.is_input(call)]
-        return _pick(calls, self.item)
+        return _pick([Place((), call) for call in _counted(graph)], self.item)
 
     def why_not(self, place: Place, graph: Graph) -> str:
-        return f"the model has {len(graph) - len(graph.input_refs)} calls"
+        return f"the model has {len(_counted(graph))} calls to count"
 
     def __repr__(self) -> str:
         return f"select()[{_spell(self.item)}]"
@@ -521,6 +525,10 @@ def _candidates(graph: Graph, *, inputs: bool = False) -> Iterator[Place]:
         for call in nested.nodes:
             if inputs or not nested.is_input(call):
                 yield Place(path, call)
+
+
+def _counted(graph: Graph) -> list[Call]:
+    return [c for c in graph.nodes if not graph.is_input(c) and c not in graph.mask_calls]
 
 
 def _pick(found: Iterable[Place], item: int | slice) -> tuple[Place, ...]:

@@ -24,6 +24,7 @@ from resect.edits.base import (
 )
 from resect.errors import EditError, InputLayerError, MergeError, NameClashError, NoMatchError
 from resect.graph import Call, Graph, Layer, Node, Ref, map_refs
+from resect.keras_graph.making import template_layer
 from resect.options import OnMismatch
 from resect.select import Place, Where, as_selection, resolve, resolve_calls, resolve_one
 
@@ -290,13 +291,8 @@ class Replace(Edit):
         for template in chain:
             brings_weights = bool(getattr(template, "weights", ()))
             like = type(template) is old.cls and len(chain) == 1 and not brings_weights
-            layer = Layer(
-                _free(template.name, layers),
-                template,
-                type(template),
-                origin="new",
-                template=old.op if like and old.origin != "new" else None,
-            )
+            replaced = old.op if like and old.origin != "new" else None
+            layer = template_layer(_free(template.name, layers), template, replaced)
             layers[layer.name] = layer
             added.append(layer)
         return added
@@ -346,7 +342,7 @@ def _chain(
         name = _free(template.name, taken)
         taken.add(name)
         args = (ref,) if other is None or nodes else ([ref, other],)
-        layers.append(Layer(name, template, type(template), origin="new"))
+        layers.append(template_layer(name, template))
         nodes.append(Node(Call(name), args))
         ref = Ref(Call(name))
     return nodes, ref

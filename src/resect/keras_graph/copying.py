@@ -289,6 +289,13 @@ class Copier:
                 'Use weights="copy".',
                 layer.name,
             )
+        if any(id(variable) in self._memo for variable in getattr(layer, "variables", ())):
+            raise CopyError(
+                f"{type(layer).__name__} holds {found}, so it must be re-created from its "
+                "configuration, which would untie the variables that it shares with other layers.",
+                "Keep that object outside the layer.",
+                layer.name,
+            )
         try:
             new = type(layer).from_config(layer.get_config())
             _build_like(layer, new)

@@ -284,7 +284,11 @@ class _Inference:
         try:
             afresh = dataclasses.replace(layer, origin="reinit", variables=None)
             outputs = self._call_made(afresh, lambda: from_config(layer.op, layer.name), node)
+            for other in self.graph.calls_of(layer.name):  # its other calls get the new weights
+                if other in self.nodes and other != node.call:
+                    self._complete(self.nodes[other], afresh)
         except (_MisfitError, NotImplementedError, TypeError):
+            self.made.pop(layer.name, None)
             return False
         specs = variable_specs(self.made[layer.name])
         self.layers[layer.name] = dataclasses.replace(afresh, variables=specs)

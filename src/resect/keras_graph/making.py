@@ -8,8 +8,8 @@ from typing import Any
 import keras
 
 from resect.graph import Layer, Spec
-from resect.keras_graph import private
 from resect.keras_graph.copying import Copier
+from resect.keras_graph.reading import has_graph, read
 from resect.options import Weights
 
 
@@ -20,10 +20,6 @@ def new_layer(layer: Layer, weights: Weights, copy_model: Callable[..., Any]) ->
     so that each place gets random seeds of its own.
     """
     template = layer.op
-    if isinstance(template, private.Function) or (
-        isinstance(template, keras.Sequential) and template._functional is not None
-    ):
-        return copy_model(template, layer.name)
     if not _has_state(template):
         try:
             return from_config(template, layer.name)
@@ -45,6 +41,18 @@ def from_config(layer: Any, name: str) -> Any:
 
 def _has_state(template: Any) -> bool:
     return bool(getattr(template, "weights", ())) or hasattr(template, "adapt")
+
+
+def template_layer(name: str, template: Any, replaced: Any = None) -> Layer:
+    """The layer of a graph that will be made from a template.
+
+    Args:
+        name: Its name in the graph.
+        template: A layer or a model; a model with a graph can be edited further.
+        replaced: The layer whose place it takes, if it is to take over the weights that fit.
+    """
+    graph = read(template) if isinstance(template, keras.Model) and has_graph(template) else None
+    return Layer(name, template, type(template), graph, origin="new", template=replaced)
 
 
 def input_layer(name: str, spec: Spec) -> Layer:

@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 
+from resect.errors import CopyError
 from resect.keras_graph.copying import Copier
 from resect.keras_graph.values import copied_tensor
 
@@ -91,12 +92,22 @@ def _recreated(value: Any) -> Any:
 
 def _same_kind(optimizer: Any) -> Any:
     """An unbuilt optimizer of the same class and settings; a schedule stays the same object."""
-    if isinstance(optimizer, str):
-        return optimizer
+    try:
+        return _recreated_optimizer(optimizer)
+    except Exception as error:
+        raise CopyError(
+            f"The optimizer {type(optimizer).__name__} cannot be re-created from its "
+            f"configuration: {type(error).__name__}: {error}",
+            "Give its class a get_config that describes it, or compile the result yourself: "
+            "resect works on uncompiled models too.",
+        ) from error
+
+
+def _recreated_optimizer(optimizer: Any) -> Any:
     config = optimizer.get_config()
     inner = getattr(optimizer, "inner_optimizer", None)
     if inner is not None:
-        config["inner_optimizer"] = _same_kind(inner)
+        config["inner_optimizer"] = _recreated_optimizer(inner)
         new = type(optimizer)(**config)
     else:
         schedule = getattr(optimizer, "_learning_rate", None)

@@ -210,10 +210,10 @@ class _Writer:
     # Layers
 
     def _layer(self, layer: Layer) -> Any:
-        if layer.graph is not None and layer.origin != "new":
-            graph = layer.graph
-            if layer.name != graph.name:
-                graph = graph.evolve(name=layer.name, edited=graph.edited)
+        if layer.graph is not None:
+            graph = layer.graph.evolve(name=layer.name, edited=layer.graph.edited)
+            if layer.origin == "new":  # the same template may be put in at several places
+                return _Writer(self.weights).model(graph)
             return self.nested(layer.op, graph, layer.part)
         if layer.origin == "kept":
             return self.copier.layer(layer.op, layer.name)
