@@ -473,7 +473,7 @@ def _draw(graph: Graph) -> Iterator[str]:
     """The lines of `str(graph)`; nested graphs are indented once, under their first call."""
     yield f"{graph.kind} '{graph.name}'"
     rows = list(_rows(graph, "  "))
-    name_width = max((len(row[0]) for row in rows), default=0)
+    name_width = max((len(row[0]) for row in rows if row[1]), default=0)  # calls, not outputs
     kind_width = max((len(row[1]) for row in rows), default=0)
     spec_width = max((len(row[2]) for row in rows), default=0)
     for name, kind, spec, reads in rows:

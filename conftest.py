@@ -1,0 +1,60 @@
+"""What every test and every doctest gets: one backend, one thread, one seed.
+
+This file is at the root, and not in `tests/`, so that the doctests of `src/resect` get it too.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# The models are small, and the backends run side by side. One thread each is fastest, and sums in
+# the same order every time. Read by the libraries as they are imported, so set before that.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+# JAX compiles every new shape, and here that is most of what there is to do: half the time without.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("dev", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--heavy", action="store_true", help="run the tests marked `heavy` too")
+    parser.addoption("--skip-nobackend", action="store_true", help="leave out `nobackend` tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    unwanted = set()
+    if not config.getoption("--heavy"):
+        unwanted.add("heavy")
+    if config.getoption("--skip-nobackend"):
+        unwanted.add("nobackend")
+    wanted = {item: not any(map(item.get_closest_marker, unwanted)) for item in items}
+    items[:] = [item for item in wanted if wanted[item]]
+    config.hook.pytest_deselected(items=[item for item in wanted if not wanted[item]])
+
+
+@pytest.fixture
+def backend() -> str:
+    """Name of the backend under test: `"jax"`, `"tensorflow"` or `"torch"`."""
+    import keras
+
+    return keras.backend.backend()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_keras(request: pytest.FixtureRequest) -> None:
+    """Starts each test from the same seed, the same layer names and the default dtype policy."""
+    if request.node.get_closest_marker("nobackend"):
+        return
+    import keras
+
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(0)
