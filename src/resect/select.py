@@ -52,7 +52,7 @@ class Selection:
     Example:
 
     >>> select(name="fc*") & ~select(name="fc1")
-    (select(name='fc*') & ~select(name='fc1'))
+    (select(name='fc*') & ~'fc1')
     """
 
     def find(self, graph: Graph) -> tuple[Place, ...]:

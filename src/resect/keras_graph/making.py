@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from resect.graph import Layer, Spec
+from resect.keras_graph import private
 from resect.keras_graph.copying import Copier
 from resect.keras_graph.reading import has_graph, read
 from resect.options import Weights
@@ -53,6 +54,17 @@ def template_layer(name: str, template: Any, replaced: Any = None) -> Layer:
     """
     graph = read(template) if isinstance(template, keras.Model) and has_graph(template) else None
     return Layer(name, template, type(template), graph, origin="new", template=replaced)
+
+
+def needs_identity() -> bool:
+    """Whether this Keras wants a layer between an input and an output that are one tensor."""
+    return private.INPUTS_MUST_BE_READ
+
+
+def identity_layer(name: str) -> Layer:
+    """A layer that passes a tensor on."""
+    template = keras.layers.Identity(name=name)
+    return Layer(name, template, type(template), origin="new", variables=())
 
 
 def input_layer(name: str, spec: Spec) -> Layer:

@@ -21,25 +21,16 @@ from keras.src.layers.core.input_layer import InputLayer
 from keras.src.models.functional import Functional
 from keras.src.ops.function import Function
 from keras.src.ops.node import Node
-from keras.src.utils.tracking import (
-    TrackedDict,
-    TrackedList,
-    TrackedOrderedDict,
-    TrackedSet,
-    Tracker,
-)
+from keras.src.utils.tracking import Tracker
 
 __all__ = [
     "FRESH_LISTS",
+    "INPUTS_MUST_BE_READ",
     "UNCOMPILED",
     "Function",
     "Functional",
     "InputLayer",
     "Node",
-    "TrackedDict",
-    "TrackedList",
-    "TrackedOrderedDict",
-    "TrackedSet",
     "Tracker",
     "deep_recursion",
     "garbage_collection_paused",
@@ -70,6 +61,10 @@ UNCOMPILED: dict[str, Any] = {
 COMPILED_ONLY = frozenset(
     {"optimizer", "_optimizer", "_compile_config", "_compiled_trainable_state", "stop_training"}
 )
+
+
+# Before Keras 3.14 a model's input cannot be its output as it stands: something must read it.
+INPUTS_MUST_BE_READ = tuple(int(part) for part in keras.__version__.split(".")[:2]) < (3, 14)
 
 
 @contextlib.contextmanager
