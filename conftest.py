@@ -26,19 +26,14 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--heavy", action="store_true", help="run the tests marked `heavy` too")
     parser.addoption("--skip-nobackend", action="store_true", help="leave out `nobackend` tests")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    unwanted = set()
-    if not config.getoption("--heavy"):
-        unwanted.add("heavy")
     if config.getoption("--skip-nobackend"):
-        unwanted.add("nobackend")
-    wanted = {item: not any(map(item.get_closest_marker, unwanted)) for item in items}
-    items[:] = [item for item in wanted if wanted[item]]
-    config.hook.pytest_deselected(items=[item for item in wanted if not wanted[item]])
+        without = [item for item in items if item.get_closest_marker("nobackend")]
+        items[:] = [item for item in items if not item.get_closest_marker("nobackend")]
+        config.hook.pytest_deselected(items=without)
 
 
 @pytest.fixture

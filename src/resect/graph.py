@@ -87,12 +87,13 @@ class Layer:
         op: The Keras operation behind it, opaque here.
         cls: The class of `op`.
         graph: The graph of a nested model, `None` for everything else.
-        origin: `"kept"` is copied from `op` with its values; `"rebuilt"` is made anew for another
-            input shape and takes the same values; `"new"` is made from the template
+        origin: `"kept"` is copied from `op` with its values; `"rebuilt"` is built anew for another
+            input shape, around the same values; `"new"` is made from the template
             `op`; `"reinit"` is a layer of the source that starts afresh because its weights no
             longer fit.
         template: The layer that a `"new"` layer of the same class takes fitting values from.
         variables: Of a `"new"` or `"reinit"` layer, once its input shape is known.
+        skeleton: Of a `"rebuilt"` layer: what it is built as, with variables that have no values.
         part: Which part of `op` this is, where a nested model was cut in two.
     """
 
@@ -103,6 +104,7 @@ class Layer:
     origin: Literal["kept", "rebuilt", "new", "reinit"] = "kept"
     template: Any = None
     variables: tuple[VariableSpec, ...] | None = None
+    skeleton: Any = None
     part: str = ""
 
     @property
@@ -243,6 +245,19 @@ class Graph:
         for call in self.nodes:
             calls.setdefault(call.layer, []).append(call)
         return {layer: tuple(sorted(found)) for layer, found in calls.items()}
+
+    @cached_property
+    def made(self) -> dict[Call, Call]:
+        """The number that each call gets when the calls are made in order, as Keras numbers them.
+
+        In an edited graph calls keep the numbers that they had in the source.
+        """
+        made: dict[Call, Call] = {}
+        count: dict[str, int] = {}
+        for call in self.nodes:
+            count[call.layer] = count.get(call.layer, -1) + 1
+            made[call] = Call(call.layer, count[call.layer])
+        return made
 
     @cached_property
     def _readers(self) -> dict[Ref, tuple[Call, ...]]:

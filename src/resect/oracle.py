@@ -127,12 +127,8 @@ def _order(graph: Graph, new: Any) -> list[Call]:
     if new is None:
         return list(graph.nodes)
     written = read(new)
-    calls = {
-        name: dict(zip(written.calls_of(name), graph.calls_of(name), strict=True))
-        for name in graph.layers
-        if len(written.calls_of(name)) == len(graph.calls_of(name))
-    }
-    order = [calls.get(call.layer, {}).get(call) for call in written.nodes]
+    planned = {made: call for call, made in graph.made.items()}
+    order = [planned.get(call) for call in written.nodes]
     if None in order or len(order) != len(graph.nodes):
         return list(graph.nodes)
     return [call for call in order if call is not None]

@@ -39,7 +39,7 @@ from resect.keras_graph.writing import result_kind, write
 from resect.options import OnMismatch, Weights
 from resect.select import Place, Where, resolve
 from resect.table import plan_text
-from resect.verify import structural
+from resect.verify import same_function, structural
 
 
 def plan(model: Any) -> Plan:
@@ -84,7 +84,9 @@ class Plan:
         """The graph of the model."""
         is_subclassed = isinstance(self.model, keras.Model) and not has_graph(self.model)
         if is_subclassed and not isinstance(self.model, keras.Sequential):
-            return trace(self.model)
+            graph = trace(self.model)
+            same_function(self.model, graph)
+            return graph
         return read(self.model)
 
     @cached_property

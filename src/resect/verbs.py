@@ -406,7 +406,7 @@ def functional(model: Any, inputs: Any = None, *, weights: Weights = "share") ->
     graph = trace(model, inputs)
     written = write(graph, weights)
     structural(graph, written.model, written.pairs, before)
-    same_function(model, written.model, graph)
+    same_function(model, graph, written.model)
     if training.is_compiled(model):
         training.carry(model, written.model, written.pairs)
     return written.model

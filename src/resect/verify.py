@@ -157,8 +157,13 @@ def structural(
         )
 
 
-def same_function(model: Any, traced: Any, graph: Graph) -> None:
+def same_function(model: Any, graph: Graph, traced: Any = None) -> None:
     """Runs a subclassed model and its trace on one batch.
+
+    Args:
+        model: The subclassed model.
+        graph: Its trace.
+        traced: The model that was written from the trace; without one, the graph itself is run.
 
     Raises:
         TraceError: They differ, or the trace does not run.
@@ -166,7 +171,11 @@ def same_function(model: Any, traced: Any, graph: Graph) -> None:
     inputs = oracle.random_inputs(graph)
     expected = oracle.run_model(model, inputs)
     try:
-        check = _compared("trace", expected, oracle.run_model(traced, inputs), 1e-5)
+        if traced is None:
+            found = oracle.evaluate(graph, inputs)
+        else:
+            found = oracle.run_model(traced, inputs)
+        check = _compared("trace", expected, found, 1e-5)
     except Exception as error:
         raise TraceError(
             f"{type(model).__name__}.call was traced, but the trace does not run: "
@@ -210,7 +219,8 @@ def _specs(
         for call in nested.nodes:
             for i, ref in enumerate(nested.refs_of(call)):
                 spec = nested.spec(ref)
-                name = "/".join([*path, nested.label(call)])
+                layer, number = nested.made[call]
+                name = "/".join([*path, f"{layer}@{number}" if nested.is_shared(layer) else layer])
                 yield f"{name}:{i}", f"{spec} {spec.dtype}"
 
 

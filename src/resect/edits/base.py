@@ -80,6 +80,11 @@ def is_layer(value: Any) -> bool:
     return hasattr(value, "get_config") and hasattr(value, "name") and not isinstance(value, type)
 
 
+def is_raw(operation: Any) -> bool:
+    """Whether an operation is no layer, but a function of `keras.ops`."""
+    return not hasattr(operation, "weights")
+
+
 def templates(value: Any, argument: Any, spelling: str) -> tuple[Any, ...]:
     """The layers that a user's `layer` argument stands for at a place.
 

@@ -14,6 +14,7 @@ from resect.edits.base import (
     Site,
     call_parameters,
     in_each,
+    is_raw,
     layers_text,
     not_empty,
     quoted,
@@ -23,7 +24,7 @@ from resect.edits.base import (
     templates,
 )
 from resect.errors import EditError, InputLayerError, MergeError, NameClashError, NoMatchError
-from resect.graph import Call, Graph, Layer, Node, Ref, map_refs
+from resect.graph import Call, Graph, Layer, Node, Ref, map_refs, refs
 from resect.keras_graph.making import template_layer
 from resect.options import OnMismatch
 from resect.select import Place, Where, as_selection, resolve, resolve_calls, resolve_one
@@ -265,9 +266,9 @@ class Replace(Edit):
             for i, call in enumerate(chosen):
                 old = nodes.pop(call)
                 spelling = "/".join([*path, graph.label(call)])
-                kwargs = _accepted(old, chain[0].op, spelling)
+                args, kwargs = _handed_on(old, graph.layer(call).op, chain[0].op, spelling)
                 end = Call(chain[0].name, i)
-                nodes[end] = Node(end, old.args, kwargs)
+                nodes[end] = Node(end, args, kwargs)
                 for layer in chain[1:]:
                     nodes[Call(layer.name, i)] = Node(Call(layer.name, i), (Ref(end),))
                     end = Call(layer.name, i)
@@ -321,15 +322,19 @@ class Rename(Edit):
         return self
 
     def apply(self, graph: Graph) -> Graph:
-        found = [(resolve(old, graph), new) for old, new in self.names]
-        for path in {places[0].path for places, _ in found}:
-            names = {
-                place.call.layer: new
-                for places, new in found
-                for place in places
-                if place.path == path
-            }
-            graph = graph.with_nested(path, _renamed(graph.at(path), names))
+        found = [
+            (place, graph.at(place.path).layer(place.call), new)
+            for old, new in self.names
+            for place in resolve(old, graph)
+        ]
+        paths = sorted((path for path, _ in graph.walk()), key=len, reverse=True)
+        for path in paths:  # inner models first: their paths end when an outer one is renamed
+            names: dict[str, str] = {}
+            for place, layer, new in found:
+                own = [place.call.layer] if path == place.path else []
+                names |= dict.fromkeys(own or _same_layer(graph.at(path), layer), new)
+            if names:
+                graph = graph.with_nested(path, _renamed(graph.at(path), names))
         return graph
 
 
@@ -346,6 +351,17 @@ def _chain(
         nodes.append(Node(Call(name), args))
         ref = Ref(Call(name))
     return nodes, ref
+
+
+def _same_layer(graph: Graph, layer: Layer) -> list[str]:
+    """The name of a layer in another graph that it stands in too: one layer has one name."""
+    if layer.origin == "new":
+        return []
+    return [
+        name
+        for name, other in graph.layers.items()
+        if other.op is layer.op and other.part == layer.part
+    ]
 
 
 def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
@@ -392,6 +408,21 @@ def _free(name: str, taken: Container[str]) -> str:
         count += 1
         candidate = f"{name}_{count}"
     return candidate
+
+
+def _handed_on(
+    node: Node, old: Any, template: Any, spelling: str
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call that go to the layer in its place.
+
+    A constant in the call of a raw operation belongs to the operation: a layer in its place is
+    given the tensors only.
+    """
+    if is_raw(old) and not is_raw(template):
+        args = tuple(arg for arg in node.args if any(refs(arg)))
+        kwargs = {key: value for key, value in node.kwargs.items() if any(refs(value))}
+        node = dataclasses.replace(node, args=args, kwargs=kwargs)
+    return node.args, _accepted(node, template, spelling)
 
 
 def _accepted(node: Node, template: Any, spelling: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from resect.cut import Cut, find_cut, head_graph, tail_graph
 from resect.edits.base import Edit, layers_text, not_empty, quoted, same_path, single_output
 from resect.edits.local import Insert, Remove
 from resect.errors import AmbiguousError, CutError, EditError
-from resect.graph import Call, Graph, Layer, Node, Ref, map_refs
+from resect.graph import Call, Graph, Layer, Node, Ref, map_refs, refs
 from resect.options import OnMismatch
 from resect.select import Place, Where, resolve_one
 
@@ -283,8 +283,8 @@ def _ending(graph: Graph, end: Place) -> Graph:
         node = dataclasses.replace(node, outputs=outputs, tensors=())
         graph = graph.evolve(nodes={**graph.nodes, owner: node})
         end = Place((), owner)
-    refs = graph.refs_of(end.call)
-    outputs = refs[0] if len(refs) == 1 else list(refs)
+    ends = graph.refs_of(end.call)
+    outputs = ends[0] if len(ends) == 1 else list(ends)
     return _without_unused_inputs(graph.evolve(outputs=outputs).pruned())
 
 
@@ -292,9 +292,11 @@ def _with_inputs(graph: Graph, owner: Call, used: list[bool]) -> Graph:
     """Calls a nested model with those of its inputs that it still has."""
     if all(used):
         return graph
-    node = graph.nodes[owner]
-    given = [ref for ref, needed in zip(node.inputs, used, strict=True) if needed]
-    args = (given[0] if len(given) == 1 else given,)
+    node, inner = graph.nodes[owner], graph.layers[owner.layer].graph
+    assert inner is not None
+    given = [ref for ref, needed in zip(refs(node.args), used, strict=True) if needed]
+    by_input = dict(zip(inner.input_refs, given, strict=True))
+    args = (map_refs(by_input.__getitem__, inner.inputs),)
     seen = tuple(graph.spec(ref) for ref in given)
     kwargs = {k: v for k, v in node.kwargs.items() if k == "training"}
     node = dataclasses.replace(node, args=args, kwargs=kwargs, seen=seen)

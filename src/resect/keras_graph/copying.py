@@ -28,7 +28,7 @@ import numpy as np
 
 from resect.errors import CopyError, SurgeryError
 from resect.keras_graph import private
-from resect.keras_graph.state import carry_state
+from resect.keras_graph.state import carry_flags, carry_state, matching_variables
 from resect.keras_graph.values import (
     copied_tensor,
     copied_variable,
@@ -102,6 +102,37 @@ class Copier:
             new = self._from_config(layer, str(stopped))
         if name is not None and name != layer.name:
             _rename(new, name)
+        return new
+
+    def rebuilt(self, layer: Any, skeleton: Any, name: str) -> Any:
+        """A copy of a layer as it is built for another input shape, around the same variables.
+
+        Args:
+            layer: The layer of the source.
+            skeleton: A layer of the same configuration, built for the other shape without values.
+            name: Its name.
+
+        Raises:
+            CopyError: It holds something that cannot be copied.
+        """
+        for source, hollow in matching_variables(layer, skeleton):
+            self.remember(hollow, self._value(source))
+        try:
+            new = self._attributes(skeleton)
+        except _NotCopyableError as stopped:
+            raise CopyError(
+                f"{type(layer).__name__} holds {stopped}, so it cannot be rebuilt for another "
+                "shape.",
+                "Keep that object outside the layer.",
+                layer.name,
+            ) from None
+        carry_flags(layer, new)
+        new._path = layer._path
+        if name != layer.name:
+            _rename(new, name)
+        if hasattr(new, "_track_variables"):  # PyTorch: not done while there are no values
+            for part in new._flatten_layers():
+                part._track_variables()
         return new
 
     def remember(self, source: Any, new: Any) -> None:

@@ -7,9 +7,10 @@ touched is taken over as it was recorded.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import keras
 
@@ -22,6 +23,9 @@ from resect.keras_graph.projecting import projection
 from resect.keras_graph.reading import spec_of
 from resect.keras_graph.state import variable_specs
 from resect.options import OnMismatch
+
+# How messages of Keras begin before they come to the point.
+_PREAMBLES = ("Exception encountered", "Arguments", "Could not automatically infer")
 
 
 @dataclass
@@ -55,10 +59,14 @@ class _MisfitError(Exception):
     """A call that cannot take its inputs; says why."""
 
 
+class _WeightsMisfitError(_MisfitError):
+    """A call that could take its inputs, had its weights other shapes."""
+
+
 @dataclass
 class _Outcome:
     outputs: tuple[Spec, ...]
-    origin: Literal["kept", "rebuilt"] = "kept"
+    skeleton: Any = None  # the layer as it is built for its new input shape
 
 
 class _Inference:
@@ -67,6 +75,7 @@ class _Inference:
         self.on_mismatch: OnMismatch = on_mismatch
         self.layers: dict[str, Layer] = dict(graph.layers)
         self.nodes: dict[Call, Node] = {}
+        self.rebuilt: set[str] = set()
         self.made: dict[str, Any] = {}  # skeletons of new and fresh layers, by name
         self.projections: dict[tuple[Ref, Spec], Ref] = {}
         self.masks: dict[int, Ref] = {}  # masks of symbolic tensors, by identity
@@ -113,7 +122,7 @@ class _Inference:
         try:
             self._complete(node, layer)
         except _MisfitError as misfit:
-            self._misfit(node, layer, str(misfit))
+            self._misfit(node, layer, misfit)
 
     def _with_masks(self, node: Node) -> Node:
         """A call that is known, handing on the mask that its input has now.
@@ -149,8 +158,11 @@ class _Inference:
             outcome = _Outcome(self._made_outputs(node, layer))
         else:
             outcome = self._kept_outputs(node, layer)
-        if outcome.origin == "rebuilt" and layer.origin == "kept":
-            self.layers[layer.name] = dataclasses.replace(layer, origin="rebuilt")
+        if outcome.skeleton is not None and layer.name not in self.rebuilt:
+            self.rebuilt.add(layer.name)
+            self.layers[layer.name] = dataclasses.replace(
+                layer, origin="rebuilt", skeleton=outcome.skeleton
+            )
         self.nodes[node.call] = dataclasses.replace(
             node, outputs=outcome.outputs, seen=current, tensors=()
         )
@@ -226,9 +238,9 @@ class _Inference:
                 raise _MisfitError(_reason(error)) from error
         misfit = _misfitting(variable_specs(layer.op), variable_specs(fresh))
         if misfit:
-            raise _MisfitError(misfit)
+            raise _WeightsMisfitError(misfit)
         same = variable_specs(layer.op) == variable_specs(fresh)
-        return _Outcome(outputs, "rebuilt" if same else "kept")
+        return _Outcome(outputs, fresh if same else None)
 
     def _fresh(self, layer: Layer) -> Any:
         """An unbuilt layer of the same configuration; `None` where there is no such thing."""
@@ -265,7 +277,7 @@ class _Inference:
 
     # What happens to a call that does not fit
 
-    def _misfit(self, node: Node, layer: Layer, why: str) -> None:
+    def _misfit(self, node: Node, layer: Layer, why: _MisfitError) -> None:
         if layer.origin == "kept" and self.on_mismatch == "adapt" and self._adapt(node, layer):
             return
         ours = layer.origin in ("kept", "rebuilt")
@@ -331,7 +343,7 @@ class _Inference:
             self.notes.append(f"{name} is inserted: it projects {now} to {before}")
         return self.projections[key]
 
-    def _report(self, node: Node, layer: Layer, why: str) -> None:
+    def _report(self, node: Node, layer: Layer, why: _MisfitError) -> None:
         was = ", ".join(map(str, node.seen)) or "?"
         now = ", ".join(map(str, self._current(node)))
         fed = ", ".join(f"'{ref.call.layer}'" for ref in dict.fromkeys(node.inputs))
@@ -343,15 +355,25 @@ class _Inference:
             reason = (
                 f"'{label}' ({layer.kind}) was fed {was} and would be fed {now} from {fed}: {why}"
             )
-            repair = (
-                'Let such layers start afresh with on_mismatch="reinit", or have a projection '
-                'inserted with on_mismatch="adapt".'
-            )
-            if self.on_mismatch != "raise":
-                repair = (
-                    f'on_mismatch="{self.on_mismatch}" cannot help here: edit what feeds it too.'
-                )
+            repair = self._repair(node, isinstance(why, _WeightsMisfitError))
         self.problems.append(Problem("ShapeError", label, reason, repair))
+
+    def _repair(self, node: Node, weights_misfit: bool) -> str:
+        """What could be done about a misfit; only what has a chance is suggested."""
+        if self.on_mismatch != "raise":
+            return f'on_mismatch="{self.on_mismatch}" cannot help here: edit what feeds it too.'
+        ways = []
+        if weights_misfit:
+            ways.append('let such layers start afresh with on_mismatch="reinit"')
+        changed = [
+            (now, before)
+            for now, before in zip(self._current(node), node.seen, strict=True)
+            if not now.same_type(before)
+        ]
+        if changed and all(projection(now, before, "projection") for now, before in changed):
+            ways.append('have a projection inserted with on_mismatch="adapt"')
+        said = ", or ".join(ways) or "edit what feeds it too"
+        return f"{said[0].upper()}{said[1:]}."
 
 
 def _same(one: Sequence[Spec], other: Sequence[Spec]) -> bool:
@@ -396,7 +418,9 @@ def _shapes(variables: tuple[VariableSpec, ...]) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The first sentence of what Keras said, without its report of the arguments."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kept = [line for line in lines if not line.startswith(("Exception encountered", "Arguments"))]
-    return (kept or lines or [type(error).__name__])[0]
+    """The first sentence of what Keras said, without colours and its report of the arguments."""
+    text = re.sub(r"\x1b\[\d+m", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(_PREAMBLES)]
+    said = (kept or lines or [type(error).__name__])[0]
+    return said if said.endswith((".", "!", "?")) else f"{said}."

@@ -31,13 +31,27 @@ def new_layer(layer: Layer, weights: Weights, copy_model: Callable[..., Any]) ->
 
 def from_config(layer: Any, name: str) -> Any:
     """A fresh, unbuilt layer of the same class and configuration."""
-    config = layer.get_config()
+    config = _unbuilt(layer.get_config())
     if "name" in config:
         config["name"] = name
     new = type(layer).from_config(config)
     if new.name != name:
         new.name = name
     return new
+
+
+def _unbuilt(config: Any) -> Any:
+    """A configuration whose parts do not say for which shapes they were built.
+
+    Wrappers and stacked cells save it for the layers inside them, which would then come built.
+    """
+    if isinstance(config, (list, tuple)) and not hasattr(config, "_fields"):
+        return type(config)(_unbuilt(item) for item in config)
+    if type(config) is not dict:
+        return config
+    is_object = {"class_name", "config"} <= set(config)
+    kept = {k: v for k, v in config.items() if not (is_object and k == "build_config")}
+    return {key: _unbuilt(value) for key, value in kept.items()}
 
 
 def _has_state(template: Any) -> bool:

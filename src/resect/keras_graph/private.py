@@ -7,10 +7,11 @@ Keras 3.10 to 3.15.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -33,6 +34,7 @@ __all__ = [
     "Node",
     "Tracker",
     "deep_recursion",
+    "fresh_names",
     "garbage_collection_paused",
     "get_keras_mask",
     "in_stateless_scope",
@@ -97,6 +99,27 @@ def garbage_collection_paused() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextlib.contextmanager
+def fresh_names(taken: Iterable[str]) -> Iterator[None]:
+    """Operations that are made inside are named as in a new session: `add`, `add_1`, …
+
+    Args:
+        taken: Names that they must not get.
+    """
+    uids = collections.defaultdict(int)
+    for name in taken:
+        base, _, number = name.rpartition("_")
+        for prefix, count in ((name, 1), (base, int(number) + 1 if number.isdigit() else 0)):
+            if prefix and count:
+                uids[prefix] = max(uids[prefix], count)
+    before = global_state.get_global_attribute("object_name_uids")
+    global_state.set_global_attribute("object_name_uids", uids)
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("object_name_uids", before)
 
 
 @contextlib.contextmanager

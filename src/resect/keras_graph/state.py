@@ -22,19 +22,13 @@ def variable_specs(operation: Any) -> tuple[VariableSpec, ...]:
 def carry_state(old: Any, new: Any) -> tuple[list[tuple[Any, Any]], list[Any]]:
     """Gives a built layer the whole state of another of its class and configuration.
 
-    Values, flags and paths of the variables, `trainable` of every part, and what is not a
-    variable: vocabularies, finalised statistics.
-
     Returns:
         As `carry_variables`.
     """
     carried, left = carry_variables(old, new)
     for source, target in carried:
         target._path = source._path
-    if isinstance(old, keras.Layer):
-        for part, new_part in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
-            new_part._trainable = part._trainable
-            _carry_assets(part, new_part)
+    carry_flags(old, new)
     return carried, left
 
 
@@ -44,19 +38,30 @@ def carry_variables(old: Any, new: Any) -> tuple[list[tuple[Any, Any]], list[Any
     Returns:
         The pairs of variables that were carried, and the variables of `new` that were not.
     """
-    theirs, mine = getattr(old, "variables", []), getattr(new, "variables", [])
-    in_order = [_key(v) for v in theirs] == [_key(v) for v in mine]
-    by_key = {_key(v): v for v in reversed(theirs)}
-    carried, left = [], []
-    for i, target in enumerate(mine):
-        source = theirs[i] if in_order else by_key.get(_key(target))
-        if source is None:
-            left.append(target)
-            continue
+    carried = matching_variables(old, new)
+    for source, target in carried:
         target.assign(copied_tensor(source.value))
         target.trainable = source.trainable
-        carried.append((source, target))
-    return carried, left
+    taken = {id(target) for _, target in carried}
+    return carried, [v for v in getattr(new, "variables", []) if id(v) not in taken]
+
+
+def matching_variables(old: Any, new: Any) -> list[tuple[Any, Any]]:
+    """Pairs of variables of two layers, in order if all agree, else by name and shape."""
+    theirs, mine = getattr(old, "variables", []), getattr(new, "variables", [])
+    if [_key(v) for v in theirs] == [_key(v) for v in mine]:
+        return list(zip(theirs, mine, strict=True))
+    by_key = {_key(v): v for v in reversed(theirs)}
+    return [(by_key[_key(v)], v) for v in mine if _key(v) in by_key]
+
+
+def carry_flags(old: Any, new: Any) -> None:
+    """What is no variable: `trainable` of every part, vocabularies, finalised statistics."""
+    if not isinstance(old, keras.Layer):
+        return
+    for part, new_part in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+        new_part._trainable = part._trainable
+        _carry_assets(part, new_part)
 
 
 def _key(variable: Any) -> tuple[str, tuple[int, ...]]:

@@ -43,15 +43,22 @@ def trace(model: Any, inputs: Any = None) -> Graph:
     if has_graph(model):
         return read(model)
     _check_built(model)
-    inputs = _default_inputs(model) if inputs is None else inputs
     marks = _Marks(model)
     try:
-        outputs = _call(model, inputs, None)
+        with private.fresh_names(_names(model, inputs)):  # every trace names its operations alike
+            inputs = _default_inputs(model) if inputs is None else inputs
+            outputs = _call(model, inputs, None)
         _check_constants(model, inputs, outputs)
         _check_training(model, inputs)
         return _graph(model, inputs, outputs)
     finally:
         marks.restore()
+
+
+def _names(model: Any, inputs: Any) -> list[str]:
+    """The names that are in use before a trace."""
+    given = [tensor._keras_history.operation.name for tensor in keras.tree.flatten(inputs or [])]
+    return [*given, *(layer.name for layer in model._flatten_layers())]
 
 
 class _Marks:

@@ -65,6 +65,8 @@ def carry(source: Any, target: Any, pairs: Pairs) -> None:
     wrapped = source.optimizer is not optimizer  # in mixed float16, Keras wraps it by default
     target.compile(**raw, auto_scale_loss=wrapped)
     target.stop_training = getattr(source, "stop_training", False)
+    if source.optimizer is not None:
+        _carry_exclusions(source.optimizer, target.optimizer, pairs)
     if source.optimizer is not None and source.optimizer.built:
         target.optimizer.build(target.trainable_variables)
         _carry_state(source.optimizer, target.optimizer, {id(old): new for old, new in pairs})
@@ -104,41 +106,97 @@ def _same_kind(optimizer: Any) -> Any:
 
 
 def _recreated_optimizer(optimizer: Any) -> Any:
-    config = optimizer.get_config()
-    inner = getattr(optimizer, "inner_optimizer", None)
-    if inner is not None:
-        config["inner_optimizer"] = _recreated_optimizer(inner)
-        new = type(optimizer)(**config)
-    else:
-        schedule = getattr(optimizer, "_learning_rate", None)
-        if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
-            config["learning_rate"] = 0.0
-            new = type(optimizer).from_config(config)
-            new._learning_rate = schedule
-        else:
-            new = type(optimizer).from_config(config)
-    return new
+    config = _settings(optimizer)
+    if getattr(optimizer, "inner_optimizer", None) is not None:
+        config["inner_optimizer"] = _recreated_optimizer(optimizer.inner_optimizer)
+        return type(optimizer)(**config)
+    return type(optimizer).from_config(config)
+
+
+def _settings(optimizer: Any) -> dict[str, Any]:
+    """The configuration, a schedule or function of the learning rate in it as the object it is."""
+    rate = getattr(optimizer, "_learning_rate", None)
+    if not callable(rate):
+        return optimizer.get_config()
+    probe = object.__new__(type(optimizer))
+    probe.__dict__.update(vars(optimizer) | {"_learning_rate": None})
+    return {**probe.get_config(), "learning_rate": rate}
 
 
 def _carry_state(old: Any, new: Any, heirs: Mapping[int, Any]) -> None:
-    """Scalars as they are, slots by variable, wrapped optimizers likewise."""
+    """Scalars as they are, slots by variable, wrapped optimizers likewise.
+
+    Raises:
+        CopyError: The optimizer keeps variables in a way that is not known.
+    """
     places = _surviving_places(old, new, heirs)
     count = len(getattr(old, "_trainable_variables", ()))
+    found: list[Any] = []
     for name, value in vars(old).items():
         if name in _OWN_LISTS:
             continue
         mine = vars(new).get(name)
         if isinstance(value, keras.Variable) and isinstance(mine, keras.Variable):
             mine.assign(copied_tensor(value.value))
+            found.append(value)
         elif isinstance(value, list) and isinstance(mine, list) and len(value) == count:
             for i, j in places:
                 if isinstance(value[i], keras.Variable):
                     mine[j].assign(copied_tensor(value[i].value))
+            found += value
         elif isinstance(value, dict) and isinstance(mine, dict):
             _carry_by_path(value, mine, heirs, old)
-    inner = getattr(old, "inner_optimizer", None)
-    if inner is not None:
-        _carry_state(inner, new.inner_optimizer, heirs)
+            found += value.values()
+    _start_averages(new, {j for _, j in places})
+    for theirs, mine in zip(_inner(old), _inner(new), strict=True):
+        _carry_state(theirs, mine, heirs)
+        found += theirs.variables
+    known = {id(value) for value in found}
+    unknown = [v.path for v in old.variables if id(v) not in known]
+    if unknown:
+        raise CopyError(
+            f"The optimizer {type(old).__name__} keeps {', '.join(unknown[:4])} in a way that resect "
+            "does not know, and would lose it.",
+            "Keep one variable per attribute, or a list with one for each trainable variable.",
+            old.name,
+        )
+
+
+def _start_averages(optimizer: Any, carried: set[int]) -> None:
+    """Starts the moving averages of new variables at their values.
+
+    Keras does so in its very first step and never again: from zero, an average would overwrite the
+    variable with a fraction of its value.
+    """
+    if not getattr(optimizer, "use_ema", False):
+        return
+    averages = optimizer._model_variables_moving_average
+    for i, (variable, average) in enumerate(
+        zip(optimizer._trainable_variables, averages, strict=True)
+    ):
+        if i not in carried:
+            average.assign(copied_tensor(variable.value))
+
+
+def _inner(optimizer: Any) -> list[Any]:
+    """The optimizers that an optimizer is made of."""
+    wrapped = getattr(optimizer, "inner_optimizer", None)
+    if wrapped is not None:
+        return [wrapped]
+    return list(getattr(optimizer, "_inner_optimizers", ()))
+
+
+def _carry_exclusions(old: Any, new: Any, pairs: Pairs) -> None:
+    """The variables that `exclude_from_weight_decay` has named, which no configuration knows."""
+    for theirs, mine in zip(_inner(old), _inner(new), strict=True):
+        _carry_exclusions(theirs, mine, pairs)
+    excluded = getattr(old, "_exclude_from_weight_decay", None)
+    if excluded is not None:
+        pattern = getattr(old, "_exclude_from_weight_decay_pattern", None)
+        new._exclude_from_weight_decay_pattern = pattern
+        new._exclude_from_weight_decay = {
+            new._var_key(heir) for variable, heir in pairs if old._var_key(variable) in excluded
+        }
 
 
 def _surviving_places(old: Any, new: Any, heirs: Mapping[int, Any]) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ from resect.keras_graph import private
 from resect.keras_graph.copying import Copier
 from resect.keras_graph.making import from_config, new_layer
 from resect.keras_graph.reading import read
-from resect.keras_graph.state import carry_state, carry_variables
+from resect.keras_graph.state import carry_variables
 from resect.options import Weights
 
 # What a model keeps of its source beside its graph.
@@ -54,7 +54,32 @@ def write(graph: Graph, weights: Weights = "copy") -> Written:
     writer = _Writer(weights)
     with private.deep_recursion(_size(graph)), private.garbage_collection_paused():
         model = writer.model(graph)
-    return Written(model, writer.copier.variables)
+    _check_ties(writer)
+    return Written(model, writer.pairs())
+
+
+def _check_ties(writer: _Writer) -> None:
+    """Variables that layers share must still be shared.
+
+    Raises:
+        CopyError: A layer that starts afresh would leave the others with the old variable.
+    """
+    heirs: dict[int, Any] = {}
+    for old, new in writer.copier.variables:
+        if heirs.setdefault(id(old), new) is not new:
+            raise _untied(old)
+    for layer in writer.afresh:
+        for variable in layer.variables:
+            if id(variable) in heirs:
+                raise _untied(variable)
+
+
+def _untied(variable: Any) -> CopyError:
+    return CopyError(
+        f"The variable '{variable.path}' belongs to several layers, and they would be untied.",
+        "Edit all layers that share it in the same way.",
+        variable.path,
+    )
 
 
 def copy_model(model: Any, name: str | None = None) -> Any:
@@ -124,6 +149,8 @@ class _Writer:
     def __init__(self, weights: Weights) -> None:
         self.weights: Weights = weights
         self.copier = Copier(weights, lambda model: self.nested(model, read(model)))
+        self.afresh: list[Any] = []  # layers of the source that start afresh
+        self.inherited: list[tuple[Any, Any]] = []  # by layers in the place of their like
         self._made: dict[tuple[int, str], Any] = {}
 
     # Models
@@ -170,6 +197,7 @@ class _Writer:
         try:
             private.Functional.__init__(model, inputs, outputs, name=graph.name)
             self._carry_model(graph.model, model, attributes=True)
+            self._order_layers(graph.model, model)
         except CopyError as error:
             raise CopyError(
                 f"{graph.kind} '{graph.name}' cannot be copied as it is: {error.problem.reason}",
@@ -207,6 +235,14 @@ class _Writer:
             if not (known or name in left_out or name.startswith("_self_")):
                 setattr(model, name, self.copier.attribute(value))
 
+    def _order_layers(self, source: Any, model: Any) -> None:
+        """A constructor may track layers before the graph does: so does its copy.
+
+        The variables are in that order.
+        """
+        order = {id(self.copier.attribute(layer)): i for i, layer in enumerate(source._layers)}
+        list.sort(model._layers, key=lambda layer: order.get(id(layer), len(order)))
+
     # Layers
 
     def _layer(self, layer: Layer) -> Any:
@@ -219,6 +255,9 @@ class _Writer:
             return self.copier.layer(layer.op, layer.name)
         if layer.origin == "new":
             return new_layer(layer, self.weights, copy_model)
+        if layer.origin == "rebuilt":
+            return self.copier.rebuilt(layer.op, layer.skeleton, layer.name)
+        self.afresh.append(layer.op)
         return from_config(layer.op, layer.name)
 
     def _call(self, graph: Graph, node: Node, operation: Any, tensors: dict[Ref, Any]) -> list[Any]:
@@ -227,7 +266,7 @@ class _Writer:
         if graph.is_input(node.call) and isinstance(operation, private.InputLayer):
             return [_input_tensor(operation, node)]
         args, kwargs = map_refs(tensors.__getitem__, (node.args, dict(node.kwargs)))
-        if layer.origin == "kept":
+        if layer.origin in ("kept", "rebuilt"):
             return self._record(graph, node, operation, args, kwargs)
         outputs = keras.tree.flatten(operation(*args, **kwargs))
         if node.call == graph.calls_of(node.call.layer)[0]:
@@ -258,15 +297,19 @@ class _Writer:
             operation._set_mask_metadata(first, outputs, previous)
 
     def _fill(self, layer: Layer, operation: Any) -> None:
-        """Gives a layer that was made here the values that it must have."""
-        if layer.origin == "rebuilt":
-            pairs, left = carry_state(layer.op, operation)
-            assert not left, f"{layer.name} was rebuilt with other variables"
-        elif layer.template is not None:
+        """Gives a layer in the place of its like the values that fit."""
+        if layer.template is not None:
             pairs, _ = carry_variables(layer.template, operation)
-        else:
-            return
-        self.copier.variables.extend(pairs)
+            self.inherited.extend(pairs)
+
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """Each variable that lives on, with what stands for it.
+
+        That is its copy; only where there is none, the variable that took its value over.
+        """
+        copied = {id(old) for old, _ in self.copier.variables}
+        inherited = {id(old): (old, new) for old, new in self.inherited if id(old) not in copied}
+        return [*self.copier.variables, *inherited.values()]
 
 
 def _input_tensor(operation: Any, node: Node) -> Any:
