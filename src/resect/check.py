@@ -42,7 +42,9 @@ def fold(graph: Graph, edits: Sequence[Edit]) -> tuple[Step, ...]:
         steps.append(step)
         graph = step.after
     if steps and not any(step.problems for step in steps):
-        steps[-1] = dataclasses.replace(steps[-1], problems=_unused_inputs(steps))
+        steps[-1] = dataclasses.replace(
+            steps[-1], problems=(*_unused_inputs(steps), *_untied(steps))
+        )
     return tuple(steps)
 
 
@@ -84,6 +86,33 @@ def _unused_inputs(steps: Sequence[Step]) -> tuple[Problem, ...]:
             )
         )
     return tuple(found)
+
+
+def _untied(steps: Sequence[Step]) -> tuple[Problem, ...]:
+    """Layers that start afresh, but share a variable with one that does not."""
+    layers = [layer for _, graph in steps[-1].after.walk() for layer in graph.layers.values()]
+    afresh = [layer for layer in layers if layer.origin == "reinit"]
+    if not afresh:
+        return ()
+    holders = {
+        id(variable): layer.name
+        for layer in layers
+        if layer.origin in ("kept", "rebuilt") and layer.graph is None
+        for variable in getattr(layer.op, "variables", ())
+    }
+    return tuple(
+        Problem(
+            "CopyError",
+            layer.name,
+            f"'{layer.name}' would start afresh, but '{holders[id(variable)]}' uses its "
+            f"{variable.name} too, and they would be untied.",
+            "Edit both in the same way, or keep the shape that they are fed.",
+            _request(steps[-1].edit),
+        )
+        for layer in afresh
+        for variable in layer.op.variables
+        if id(variable) in holders
+    )
 
 
 def _is_used(graph: Graph, call: Call) -> bool:

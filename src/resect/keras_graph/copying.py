@@ -53,7 +53,6 @@ _SETTINGS: tuple[type, ...] = (
     keras.Quantizer,
     keras.Loss,
     keras.metrics.Metric,
-    keras.Operation,
     keras.random.SeedGenerator,
     keras.dtype_policies.DTypePolicy,
     keras.dtype_policies.DTypePolicyMap,
@@ -91,7 +90,7 @@ class Copier:
             CopyError: It can be neither copied nor re-created.
         """
         if id(layer) in self._memo:
-            return self._memo[id(layer)]
+            return self._named(self._memo[id(layer)], name)
         mark, pairs = len(self._sources), len(self.variables)
         try:
             new = self._attributes(layer)
@@ -100,9 +99,7 @@ class Copier:
                 self._memo.pop(id(source), None)
             del self._sources[mark:], self.variables[pairs:]
             new = self._from_config(layer, str(stopped))
-        if name is not None and name != layer.name:
-            _rename(new, name)
-        return new
+        return self._named(new, name)
 
     def rebuilt(self, layer: Any, skeleton: Any, name: str) -> Any:
         """A copy of a layer as it is built for another input shape, around the same variables.
@@ -128,12 +125,29 @@ class Copier:
             ) from None
         carry_flags(layer, new)
         new._path = layer._path
-        if name != layer.name:
-            _rename(new, name)
+        self._named(new, name)
         if hasattr(new, "_track_variables"):  # PyTorch: not done while there are no values
             for part in new._flatten_layers():
                 part._track_variables()
         return new
+
+    def _named(self, layer: Any, name: str | None) -> Any:
+        """A copy under a name, which the paths of its own variables say too."""
+        old = layer.name
+        if name is None or name == old:
+            return layer
+        layer.name = name
+        if getattr(layer, "_auto_config", None) is not None and "name" in layer._auto_config.config:
+            layer._auto_config.config["name"] = name
+        parts = (getattr(layer, "_path", None) or "").split("/")
+        if parts[-1] == old:
+            layer._path = "/".join([*parts[:-1], name])
+            own = layer.variables if self.weights == "copy" else []
+            for variable in own:
+                path = variable._path.split("/")
+                if path[: len(parts)] == parts:
+                    variable._path = "/".join([*parts[:-1], name, *path[len(parts) :]])
+        return layer
 
     def remember(self, source: Any, new: Any) -> None:
         """Makes `new` the copy of `source` from now on."""
@@ -358,7 +372,7 @@ _COPIERS: list[tuple[Any, Callable[[Copier, Any], Any]]] = [
     (keras.Variable, Copier._variable),
     (private.Tracker, Copier._tracker),
     (keras.Sequential, Copier._sequential),
-    (keras.Layer, Copier._layer),
+    (keras.Operation, Copier._layer),
     (keras.KerasTensor, Copier._keras_tensor),
     (list, Copier._list),
     (dict, Copier._dict),
@@ -382,23 +396,6 @@ def _is_plain_keras(kind: type) -> bool:
     return kind.__module__.split(".")[0] in ("keras", "keras_hub") and not issubclass(
         kind, (keras.Optimizer, private.Node)
     )
-
-
-def _rename(layer: Any, name: str) -> None:
-    """Renames a copy, and the part of its variables' paths that says its name."""
-    old = layer.name
-    layer.name = name
-    if getattr(layer, "_auto_config", None) is not None and "name" in layer._auto_config.config:
-        layer._auto_config.config["name"] = name
-    if getattr(layer, "_path", None):
-        parts = layer._path.split("/")
-        at = len(parts) - 1
-        if parts[at] == old:
-            for variable in layer.variables:
-                path = variable._path.split("/")
-                if path[: at + 1] == parts:
-                    variable._path = "/".join([*path[:at], name, *path[at + 1 :]])
-            layer._path = "/".join([*parts[:at], name])
 
 
 def _track_for_torch(source: Any, new: Any) -> None:

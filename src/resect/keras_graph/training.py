@@ -174,7 +174,7 @@ def _start_averages(optimizer: Any, carried: set[int]) -> None:
     for i, (variable, average) in enumerate(
         zip(optimizer._trainable_variables, averages, strict=True)
     ):
-        if i not in carried:
+        if i not in carried and average is not None:
             average.assign(copied_tensor(variable.value))
 
 
