@@ -274,7 +274,9 @@ def _new_head(case: Case, effort: Effort) -> None:
     verify = partial(resect.verify, case.model, new, plan=plan, inputs=inputs, training=False)
     try:
         verify(reload=effort.reload)
-    except (TypeError, ValueError):
+    except SurgeryError:
+        raise
+    except Exception:
         if not effort.reload or _reloads_as_functional(case.model):
             raise
         verify(reload=False)
@@ -292,7 +294,7 @@ def _reloads_as_functional(model: keras.Model) -> bool:
         try:
             plain.save(path)
             keras.saving.load_model(path)
-        except (TypeError, ValueError):
+        except Exception:  # whatever it is that its get_config gets wrong
             return False
     return True
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 
 from zoo.randomise import inputs_for, randomise
 
@@ -19,6 +20,7 @@ class Entry:
         name: What the entry is called in tests and reports.
         build: Makes the model, with Keras's own initial weights.
         shapes: Shapes without the batch for inputs whose shape the model leaves open, by input name.
+        constants: Values of inputs that random numbers would make meaningless, by input name.
         scale: Factor on random float inputs; 255 for models that begin with a rescaling of pixels.
         heavy: More than 50 million parameters (200 MB): for full runs only.
         unsupported: Backends on which Keras or KerasHub itself cannot run the model, with the reason.
@@ -27,6 +29,7 @@ class Entry:
     name: str
     build: Callable[[], keras.Model]
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    constants: Mapping[str, float] = field(default_factory=dict)
     scale: float = 1.0
     heavy: bool = False
     unsupported: Mapping[str, str] = field(default_factory=dict)
@@ -37,7 +40,10 @@ class Entry:
 
     def inputs(self, model: keras.Model, batch: int = 2, seed: int = 0) -> Any:
         """Random inputs in the structure that `model` takes."""
-        return inputs_for(model, batch, seed, shapes=self.shapes, scale=self.scale)
+        inputs = inputs_for(model, batch, seed, shapes=self.shapes, scale=self.scale)
+        for name, value in self.constants.items():
+            inputs[name] = np.full_like(inputs[name], value)
+        return inputs
 
 
 def by_name(*entries: Entry) -> dict[str, Entry]:

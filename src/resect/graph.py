@@ -384,7 +384,7 @@ class Graph:
         if order is None:
             raise CycleError(
                 "The rewired graph would feed a layer its own output.",
-                "Choose an end that lies before the start, or another tensor to read.",
+                "Choose another place, or a tensor to read that does not depend on it.",
             )
         return dataclasses.replace(self, nodes={call: self.nodes[call] for call in order})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import keras
 
@@ -38,7 +38,7 @@ from resect.keras_graph.tracing import trace
 from resect.keras_graph.writing import result_kind, write
 from resect.options import OnMismatch, Weights
 from resect.select import Place, Where, resolve
-from resect.table import plan_text
+from resect.table import edits_text, plan_text
 from resect.verify import same_function, structural
 
 
@@ -76,6 +76,13 @@ class Plan:
 
     model: Any
     edits: tuple[Edit, ...] = ()
+
+    def __post_init__(self) -> None:
+        for edit in self.edits:
+            if edit.on_mismatch not in get_args(OnMismatch):
+                raise ValueError(
+                    f'on_mismatch must be "raise", "reinit" or "adapt", not {edit.on_mismatch!r}.'
+                )
 
     # Reading
 
@@ -148,7 +155,8 @@ class Plan:
         if weights not in ("copy", "share"):
             raise ValueError(f'weights must be "copy" or "share", not {weights!r}.')
         if self.check():
-            raise_all(self.check(), context=f"The plan was:\n{self}")
+            several = len(self.edits) > 1  # one edit is said in the message already
+            raise_all(self.check(), context=f"The plan was:\n{edits_text(self)}" if several else "")
         before = Snapshot.of(self.model, values=False)
         written = write(self.result, weights)
         if training.is_compiled(self.model) and not self._why_not_compiled():

@@ -5,6 +5,7 @@ A selection says which calls of a model are meant. It is made without a model, c
 
     "conv1"                      the layer of that name (every call of it)
     "shared@1"                   the second call of a shared layer
+    "split:1"                    a call with several outputs, where one of them is needed
     "backbone/conv1"             a layer of a nested model
     "block_*_relu"               a glob; without a slash it looks into nested models too
     re.compile(r"fc[0-9]+")         a regular expression that matches the whole name
@@ -63,6 +64,11 @@ class Selection:
         """Whether it means a place."""
         return place in self.find(graph)
 
+    def among(self, places: tuple[Place, ...], graph: Graph) -> tuple[Place, ...]:
+        """Those of some places that it means."""
+        found = set(self.find(graph))
+        return tuple(place for place in places if place in found)
+
     def why_not(self, place: Place, graph: Graph) -> str:
         """Why a place was passed over, for error messages."""
         return "it is not selected"
@@ -86,7 +92,7 @@ class Selection:
 
 @dataclass(frozen=True, repr=False)
 class Name(Selection):
-    """A layer by name, one of its calls with `@`, nested ones by path."""
+    """A layer by name: one call of it with `@`, one output of that with `:`, nested by path."""
 
     name: str
 
@@ -97,10 +103,11 @@ class Name(Selection):
             if layer is None or layer.graph is None:
                 return ()
             graph = layer.graph
-        calls = graph.calls_of(last)
-        if not calls and "@" in last:
-            base, _, number = last.rpartition("@")
-            calls = tuple(c for c in graph.calls_of(base) if str(c.number) == number)
+        calls = _calls_named(last, graph)
+        output = output_of(last)
+        if not calls and output is not None:
+            named = _calls_named(last.rpartition(":")[0], graph)
+            calls = tuple(call for call in named if output < len(graph.refs_of(call)))
         return tuple(Place(tuple(path), call) for call in calls)
 
     def why_not(self, place: Place, graph: Graph) -> str:
@@ -211,6 +218,10 @@ class Predicate(Selection):
     def matches(self, place: Place, graph: Graph) -> bool:
         return bool(self.test(graph.at(place.path).layer(place.call).op))
 
+    def among(self, places: tuple[Place, ...], graph: Graph) -> tuple[Place, ...]:
+        # Only these are tested: `select(Dense) & (lambda layer: layer.units > 8)`.
+        return tuple(place for place in places if self.matches(place, graph))
+
     def why_not(self, place: Place, graph: Graph) -> str:
         return "the predicate is false for it"
 
@@ -256,8 +267,7 @@ class And(Selection):
     right: Selection
 
     def find(self, graph: Graph) -> tuple[Place, ...]:
-        right = set(self.right.find(graph))
-        return tuple(place for place in self.left.find(graph) if place in right)
+        return self.right.among(self.left.find(graph), graph)
 
     def why_not(self, place: Place, graph: Graph) -> str:
         failing = self.right if place in self.left.find(graph) else self.left
@@ -437,6 +447,21 @@ def as_selection(where: Where) -> Selection:
 # Looking up
 
 
+def output_of(where: Where) -> int | None:
+    """Which output an address means, in the spelling of `"split:1"`; `None` where it says none."""
+    _, colon, output = where.rpartition(":") if isinstance(where, str) else ("", "", "")
+    return int(output) if colon and output.isdigit() else None
+
+
+def _calls_named(name: str, graph: Graph) -> tuple[Call, ...]:
+    """The calls of a layer, or the one call that `name@number` means."""
+    calls = graph.calls_of(name)
+    if not calls and "@" in name:
+        base, _, number = name.rpartition("@")
+        calls = tuple(c for c in graph.calls_of(base) if str(c.number) == number)
+    return calls
+
+
 def resolve(where: Where, graph: Graph) -> tuple[Place, ...]:
     """The places that an address means; a shared layer's name means all of its calls.
 
@@ -511,7 +536,8 @@ def _nearest(selection: Selection, places: list[Place], graph: Graph) -> list[Pl
     close = difflib.get_close_matches(wanted, spelled, n=3, cutoff=0.5)
     same = by_layer.get(wanted.split("/")[-1].split("@")[0], [])
     found = [*same, *(spelled[name] for name in close)]
-    return list(dict.fromkeys([*found, *places[-3:]]))[:3]
+    last = [place for place in places if not place.path][-3:]
+    return list(dict.fromkeys([*found, *last]))[:3]
 
 
 def _candidates(graph: Graph, *, inputs: bool = False) -> Iterator[Place]:

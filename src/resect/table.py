@@ -44,16 +44,23 @@ class Row:
 def plan_text(plan: Plan) -> str:
     """The text that `print(plan)` shows."""
     before, after = plan.source, plan.result
-    lines = [f"Plan for {before.kind} '{before.name}'"]
-    lines += [f"  {i}. {edit.describe()}" for i, edit in enumerate(plan.edits, 1)]
+    lines = [edits_text(plan)]
     problems = plan.check()
     if problems:
-        lines += ["", f"It cannot be applied ({len(problems)} problems):"]
+        count = f" ({len(problems)} problems)" if len(problems) > 1 else ""
+        lines += ["", f"It cannot be applied{count}:"]
         lines += ["\n".join(f"  {line}" for line in str(p).splitlines()) for p in problems]
         return "\n".join(lines)
     lines += ["", rendered(_table(list(rows(before, after))))]
     lines += ["", _totals(before, after)]
     lines += [f"note: {note}" for note in plan.notes]
+    return "\n".join(lines)
+
+
+def edits_text(plan: Plan) -> str:
+    """The model and the edits, one a line."""
+    lines = [f"Plan for {plan.source.kind} '{plan.source.name}'"]
+    lines += [f"  {i}. {edit.describe()}" for i, edit in enumerate(plan.edits, 1)]
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ from resect.errors import Problem, TraceError, VerificationError, raise_all
 from resect.graph import Graph
 from resect.keras_graph.reading import has_graph, read
 from resect.keras_graph.snapshots import Snapshot, same_value
-from resect.keras_graph.tracing import trace
+from resect.keras_graph.tracing import place_of_call, trace
 from resect.text import rendered
 
 
@@ -178,15 +178,16 @@ def same_function(model: Any, graph: Graph, traced: Any = None) -> None:
         check = _compared("trace", expected, found, 1e-5)
     except Exception as error:
         raise TraceError(
-            f"{type(model).__name__}.call was traced, but the trace does not run: "
+            f"{place_of_call(model)}: {type(model).__name__}.call was traced, but the trace does not "
+            "run: "
             f"{type(error).__name__}: {error}",
             "Write call without Python values of shapes or tensors.",
             model.name,
         ) from error
     if not check.passed:
         raise TraceError(
-            f"{type(model).__name__}.call was traced, but the trace computes something else "
-            f"({check.detail}).",
+            f"{place_of_call(model)}: {type(model).__name__}.call was traced, but the trace computes "
+            f"something else ({check.detail}).",
             "Write call so that it does the same whenever it is called.",
             model.name,
         )

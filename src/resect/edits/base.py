@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from resect.errors import EditError, EmptyResultError, MergeError, MultipleOutputsError, NestedError
 from resect.graph import Call, Graph, Ref, Spec
-from resect.select import Place
+from resect.select import Place, Where, output_of
 
 
 class Edit:
@@ -154,20 +154,32 @@ def same_path(graph: Graph, *places: Place) -> tuple[str, ...]:
     return paths.pop()
 
 
-def single_output(graph: Graph, call: Call) -> Ref:
-    """The one tensor that a call returns.
+def single_output(
+    graph: Graph, call: Call, where: Where = None, how: str = "Say which one is meant: {several}."
+) -> Ref:
+    """The one tensor that a call returns, or the one of several that is used.
+
+    Args:
+        graph: The graph of the model.
+        call: The call.
+        where: The address that it was found by, which may say which output is meant.
+        how: How to choose one.
 
     Raises:
-        MultipleOutputsError: It returns several.
+        MultipleOutputsError: Several are used.
     """
-    outputs = graph.refs_of(call)
-    if len(outputs) != 1:
-        raise MultipleOutputsError(
-            f"{graph.title(call)} returns {len(outputs)} tensors, and the edit needs one.",
-            "Choose a place after the call that uses the tensor you mean.",
-            graph.label(call),
-        )
-    return outputs[0]
+    outputs, meant = graph.refs_of(call), output_of(where)
+    if meant is not None and len(outputs) > 1:
+        return outputs[meant]
+    used = [ref for ref in outputs if graph.readers(ref) or ref in graph.output_refs]
+    if len(outputs) == 1 or len(used) == 1:
+        return next(iter(used or outputs))
+    several = " or ".join(f"'{graph.tensor_label(ref)}'" for ref in used or outputs)
+    raise MultipleOutputsError(
+        f"{graph.title(call)} returns {len(outputs)} tensors, and the edit needs one.",
+        how.format(several=several),
+        graph.label(call),
+    )
 
 
 def single_input(graph: Graph, call: Call, how: str) -> Ref:
@@ -181,7 +193,7 @@ def single_input(graph: Graph, call: Call, how: str) -> Ref:
         shown = ", ".join(f"'{graph.tensor_label(ref)}' {graph.spec(ref)}" for ref in inputs)
         raise MergeError(
             f"{graph.title(call)} reads {len(inputs)} tensors: {shown or 'none'}.",
-            how.format(first=graph.label(inputs[0].call)) if inputs else "",
+            how.format(first=graph.tensor_label(inputs[0])) if inputs else "Choose another place.",
             graph.label(call),
         )
     return inputs[0]
@@ -207,6 +219,12 @@ def call_parameters(operation: Any) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(operation.call).parameters)
 
 
+def spelled(where: Where, spelling: Any) -> Any:
+    """An address spelled out, with the output that it means."""
+    output = output_of(where)
+    return spelling if output is None else f"{spelling}:{output}"
+
+
 def quoted(where: Any) -> str:
     """An address as it is shown in a description."""
     if isinstance(where, type):
@@ -225,4 +243,6 @@ def layers_text(value: Any) -> str:
         return " or ".join(sorted({type(layer).__name__ for layer in made}))
     if isinstance(value, (list, tuple)):
         return ", ".join(layers_text(layer) for layer in value)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     return type(value).__name__ if is_layer(value) else "what a function returns"

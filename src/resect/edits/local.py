@@ -21,13 +21,29 @@ from resect.edits.base import (
     same_path,
     single_input,
     single_output,
+    spelled,
     templates,
 )
-from resect.errors import EditError, InputLayerError, MergeError, NameClashError, NoMatchError
+from resect.errors import (
+    AmbiguousError,
+    EditError,
+    InputLayerError,
+    MergeError,
+    NameClashError,
+    NoMatchError,
+)
 from resect.graph import Call, Graph, Layer, Node, Ref, map_refs, refs
 from resect.keras_graph.making import template_layer
 from resect.options import OnMismatch
-from resect.select import Place, Where, as_selection, resolve, resolve_calls, resolve_one
+from resect.select import (
+    Place,
+    Where,
+    as_selection,
+    output_of,
+    resolve,
+    resolve_calls,
+    resolve_one,
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +80,8 @@ class Remove(Edit):
                     "Cut the front off with truncate(start=...), or insert after it.",
                     graph.label(call),
                 )
-            instead[single_output(graph, call)] = self._goes_on(graph, call, path)
+            how = "Remove or replace what reads them first."
+            instead[single_output(graph, call, how=how)] = self._goes_on(graph, call, path)
         mapping = {ref: _followed(ref, instead) for ref in instead}
         return not_empty(graph.substitute(mapping).pruned().ordered())
 
@@ -74,14 +91,16 @@ class Remove(Edit):
         if self.keep is None or len(inputs) == 1:
             how = 'Say which one goes on: keep="{first}".'
             return single_input(graph, call, how)
-        selection = as_selection(self.keep)
+        selection, meant = as_selection(self.keep), output_of(self.keep)
         kept = [r for r in inputs if selection.matches(Place((), r.call), graph)]
+        if len(kept) > 1 and meant is not None:
+            kept = [ref for ref in kept if ref.output == meant]
         if len(kept) != 1:
             shown = ", ".join(f"'{graph.tensor_label(ref)}'" for ref in inputs)
             raise MergeError(
                 f"keep={self.keep!r} matches {len(kept)} of the inputs of {graph.title(call)}: "
                 f"{shown}.",
-                f"Say which one goes on: keep='{graph.label(inputs[0].call)}'.",
+                f"Say which one goes on: keep='{graph.tensor_label((kept or inputs)[0])}'.",
                 graph.label(call),
             )
         return kept[0]
@@ -124,7 +143,8 @@ class Insert(Edit):
             where = f"after {quoted(self.after)}"
         else:
             where = f"before {quoted(self.before)}"
-        return f"insert {layers_text(self.layer)} {where}"
+        merged = "" if self.merge_with is None else f", merged with {quoted(self.merge_with)}"
+        return f"insert {layers_text(self.layer)} {where}{merged}"
 
     def places(self, graph: Graph) -> tuple[Place, ...]:
         """The calls after or before which something is inserted."""
@@ -146,12 +166,13 @@ class Insert(Edit):
         where: dict[str, Any] = {"layer": PerPlace(tuple(table))}
         if self.between is not None:
             source = resolve_one(self.between[0], graph).spelling(graph)
-            where["between"] = (source, places[0].spelling(graph))
+            where["between"] = (spelled(self.between[0], source), places[0].spelling(graph))
         else:
             name = "after" if self.after is not None else "before"
-            where[name] = _spellings(places, graph)
+            where[name] = spelled(self.after, _spellings(places, graph))
         if self.merge_with is not None:
-            where["merge_with"] = resolve_one(self.merge_with, graph).spelling(graph)
+            other = resolve_one(self.merge_with, graph).spelling(graph)
+            where["merge_with"] = spelled(self.merge_with, other)
         return dataclasses.replace(self, **where)
 
     def _insert(self, graph: Graph, calls: list[Call], path: tuple[str, ...], root: Graph) -> Graph:
@@ -181,7 +202,7 @@ class Insert(Edit):
     def _edge(self, graph: Graph, call: Call, root: Graph) -> tuple[Ref, Call | None]:
         """The tensor that the new layer reads, and the one reader to rewire (`None` for all)."""
         if self.after is not None:
-            return single_output(graph, call), None
+            return single_output(graph, call, self.after), None
         if self.before is not None:
             if graph.is_input(call):
                 raise InputLayerError(
@@ -195,10 +216,16 @@ class Insert(Edit):
         source = resolve_one(self.between[0], root)
         same_path(root, source, resolve_one(self.between[1], root))
         found = [r for r in dict.fromkeys(graph.nodes[call].inputs) if r.call == source.call]
+        meant = output_of(self.between[0])
+        if len(found) > 1 and meant is not None:
+            found = [ref for ref in found if ref.output == meant]
         if len(found) != 1:
-            raise NoMatchError(
+            which = " or ".join(f"'{graph.tensor_label(ref)}'" for ref in found)
+            raise (AmbiguousError if found else NoMatchError)(
                 f"{graph.title(call)} reads {len(found)} tensors of {graph.title(source.call)}.",
-                "Name two calls of which the second reads one tensor of the first.",
+                f"Say which one: {which}."
+                if found
+                else "Name two calls of which the second reads the first.",
                 graph.label(call),
             )
         return found[0], call
@@ -219,7 +246,7 @@ class Insert(Edit):
         other = resolve_one(self.merge_with, root)
         if other.path != path:
             same_path(root, other, Place(path, next(iter(graph.nodes))))
-        return single_output(graph, other.call)
+        return single_output(graph, other.call, self.merge_with)
 
 
 @dataclass(frozen=True)
@@ -444,12 +471,12 @@ def _accepted(node: Node, template: Any, spelling: str) -> dict[str, Any]:
             raise EditError(
                 f"'{spelling}' is called with {key}=..., which {type(template).__name__} does not "
                 "take.",
-                "Use a layer whose call takes it, or remove what feeds it first.",
+                "Use a layer whose call takes it, or remove the call and insert the layer there.",
                 spelling,
             )
     return accepted
 
 
 def _spellings(places: tuple[Place, ...], graph: Graph) -> Any:
-    spelled = tuple(dict.fromkeys(place.spelling(graph) for place in places))
-    return spelled[0] if len(spelled) == 1 else spelled
+    names = tuple(dict.fromkeys(place.spelling(graph) for place in places))
+    return names[0] if len(names) == 1 else names

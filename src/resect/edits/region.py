@@ -7,9 +7,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from resect.cut import Cut, find_cut, head_graph, tail_graph
-from resect.edits.base import Edit, layers_text, not_empty, quoted, same_path, single_output
+from resect.edits.base import (
+    Edit,
+    layers_text,
+    not_empty,
+    quoted,
+    same_path,
+    single_output,
+    spelled,
+)
 from resect.edits.local import Insert, Remove
-from resect.errors import AmbiguousError, CutError, EditError
+from resect.errors import AmbiguousError, CutError, EditError, MergeError
 from resect.graph import Call, Graph, Layer, Node, Ref, map_refs, refs
 from resect.options import OnMismatch
 from resect.select import Place, Where, resolve_one
@@ -37,8 +45,19 @@ class Pop(Edit):
             raise EditError(f"pop takes off at least one layer, not {self.n}.", "Give n=1 or more.")
         for _ in range(self.n):
             last = _only_output(graph, "pop", "remove the one you mean by name")
-            graph = Remove(_address(last.call, graph)).apply(graph)
+            graph = self._without(last, graph)
         return graph
+
+    def _without(self, last: Ref, graph: Graph) -> Graph:
+        try:
+            return Remove(graph.label(last.call)).apply(graph)
+        except MergeError as error:
+            label = graph.label(last.call)
+            raise MergeError(
+                error.problem.reason,
+                f'Remove it by name, and say which one goes on: remove("{label}", keep=...).',
+                label,
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -58,7 +77,7 @@ class Append(Edit):
     def insertion(self, graph: Graph) -> Insert:
         """The insertion that it comes to."""
         last = _only_output(graph, "append to", "insert after the one you mean")
-        return Insert(self.layer, after=_address(last.call, graph))
+        return Insert(self.layer, after=graph.tensor_label(last))
 
     def pinned(self, graph: Graph) -> Edit:
         return self.insertion(graph).pinned(graph)
@@ -91,7 +110,7 @@ class Prepend(Edit):
                 f"The model has {len(graph.input_refs)} inputs: {names}.",
                 "Insert after the one you mean: insert(model, layer, after=name).",
             )
-        first = _address(graph.input_refs[0].call, graph)
+        first = graph.label(graph.input_refs[0].call)
         return Insert(self.layer, after=first, on_mismatch=self.on_mismatch)
 
     def pinned(self, graph: Graph) -> Edit:
@@ -124,7 +143,8 @@ class Collapse(Edit):
 
     def pinned(self, graph: Graph) -> Edit:
         start, end = resolve_one(self.start, graph), resolve_one(self.end, graph)
-        return Collapse(start.spelling(graph), end.spelling(graph), self.on_mismatch)
+        ends = (spelled(self.start, start.spelling(graph)), spelled(self.end, end.spelling(graph)))
+        return Collapse(*ends, self.on_mismatch)
 
     def apply(self, graph: Graph) -> Graph:
         start, end = resolve_one(self.start, graph), resolve_one(self.end, graph)
@@ -136,7 +156,9 @@ class Collapse(Edit):
                 "Name the earlier place first.",
                 end.spelling(graph),
             )
-        wire = {single_output(inner, end.call): single_output(inner, start.call)}
+        wire = {
+            single_output(inner, end.call, self.end): single_output(inner, start.call, self.start)
+        }
         collapsed = not_empty(inner.substitute(wire).pruned().ordered())
         return graph.with_nested(path, collapsed)
 
@@ -153,7 +175,7 @@ class Head(Edit):
     at: Where
 
     def describe(self) -> str:
-        return f"split at {quoted(self.at)}, keep the head"
+        return f"split at {quoted(self.at)} and keep the head"
 
     def pinned(self, graph: Graph) -> Edit:
         return Head(resolve_one(self.at, graph).spelling(graph))
@@ -176,7 +198,7 @@ class Tail(Edit):
     at: Where
 
     def describe(self) -> str:
-        return f"split at {quoted(self.at)}, keep the tail"
+        return f"split at {quoted(self.at)} and keep the tail"
 
     def pinned(self, graph: Graph) -> Edit:
         return Tail(resolve_one(self.at, graph).spelling(graph))
@@ -259,10 +281,6 @@ def _only_output(graph: Graph, what: str, repair: str) -> Ref:
             f"The model has {len(outputs)} outputs to {what}: {names}.", f"{repair.capitalize()}."
         )
     return outputs.pop()
-
-
-def _address(call: Call, graph: Graph) -> str:
-    return graph.label(call)
 
 
 # Ends

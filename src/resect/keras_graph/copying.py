@@ -124,6 +124,9 @@ class Copier:
                 layer.name,
             ) from None
         carry_flags(layer, new)
+        for part, new_part in zip(_parts(layer), _parts(new), strict=True):
+            if getattr(part, "states", None) is not None:
+                vars(new_part)["states"] = self._value(part.states)
         new._path = layer._path
         self._named(new, name)
         if hasattr(new, "_track_variables"):  # PyTorch: not done while there are no values
@@ -402,6 +405,11 @@ def _track_for_torch(source: Any, new: Any) -> None:
     """PyTorch finds the parameters of a layer in a dict that must be made anew."""
     if "_torch_params" in vars(source).get("_modules", {}) and not private.in_stateless_scope():
         new._track_variables()
+
+
+def _parts(layer: Any) -> list[Any]:
+    """A layer and the layers inside it; a raw operation has none."""
+    return layer._flatten_layers() if isinstance(layer, keras.Layer) else []
 
 
 def _build_like(layer: Any, new: Any) -> None:

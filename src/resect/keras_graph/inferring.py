@@ -6,9 +6,10 @@ touched is taken over as it was recorded.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,11 +83,14 @@ class _Inference:
         self.kept_alive: list[Any] = []
         self.problems: list[Problem] = []
         self.notes: list[str] = []
+        self.unknown: set[Call] = set()  # what a problem leaves unknown: no further problems
+        self.broken: set[str] = set()  # nested models with problems
 
     def run(self) -> Inferred:
         self._nested()
         for node in self.graph.nodes.values():
             self._visit(node)
+        self._check_outputs(None, self.graph.output_refs)
         changed = any(self.nodes.get(c) is not n for c, n in self.graph.nodes.items())
         if changed or any(self.layers[n] is not la for n, la in self.graph.layers.items()):
             graph = self.graph.evolve(nodes=self.nodes, layers=self.layers)
@@ -103,6 +107,8 @@ class _Inference:
                 dataclasses.replace(p, node=f"{name}/{p.node}") for p in inner.problems
             ]
             self.notes += [f"{name}/{note}" for note in inner.notes]
+            if inner.problems:
+                self.broken.add(name)
             if inner.graph is not layer.graph:
                 self.layers[name] = dataclasses.replace(layer, graph=inner.graph)
 
@@ -116,6 +122,11 @@ class _Inference:
 
     def _visit(self, node: Node) -> None:
         layer = self.layers[node.call.layer]
+        blind = layer.name in self.broken or any(ref.call in self.unknown for ref in node.inputs)
+        if blind or not self._check_outputs(node.call, node.inputs):
+            self.nodes[node.call] = node
+            self.unknown.add(node.call)
+            return
         if self.graph.is_input(node.call) or self._is_known(node, layer):
             self.nodes[node.call] = self._with_masks(node)
             return
@@ -123,6 +134,25 @@ class _Inference:
             self._complete(node, layer)
         except _MisfitError as misfit:
             self._misfit(node, layer, misfit)
+
+    def _check_outputs(self, reader: Call | None, wanted: Sequence[Ref]) -> bool:
+        """Reports tensors that are read and that their calls do not return any more."""
+        for ref in wanted:
+            outputs = self.nodes[ref.call].outputs
+            if ref.call not in self.unknown and len(outputs or ()) <= ref.output:
+                who = "The model" if reader is None else self.graph.title(reader)
+                self.problems.append(
+                    Problem(
+                        "MultipleOutputsError",
+                        self.graph.label(ref.call),
+                        f"{who} reads output {ref.output} of {self.graph.title(ref.call)}, "
+                        f"which returns {len(outputs or ())} now.",
+                        "Put a layer there that returns as many tensors, or remove what reads "
+                        "them first.",
+                    )
+                )
+                return False
+        return True
 
     def _with_masks(self, node: Node) -> Node:
         """A call that is known, handing on the mask that its input has now.
@@ -213,7 +243,8 @@ class _Inference:
             if layer.name not in self.made:
                 self.made[layer.name] = make()
             try:
-                return self._specs(self.made[layer.name](*args, **kwargs))
+                with _without_states(self.made[layer.name]):
+                    return self._specs(self.made[layer.name](*args, **kwargs))
             except Exception as error:
                 raise _MisfitError(_reason(error)) from error
 
@@ -233,7 +264,8 @@ class _Inference:
             return self._shadow_outputs(layer, args, kwargs)
         with private.uninitialised_variables():
             try:
-                outputs = self._specs(fresh(*args, **kwargs))
+                with _without_states(fresh):
+                    outputs = self._specs(fresh(*args, **kwargs))
             except Exception as error:
                 raise _MisfitError(_reason(error)) from error
         misfit = _misfitting(variable_specs(layer.op), variable_specs(fresh))
@@ -284,9 +316,9 @@ class _Inference:
         if ours and self.on_mismatch == "reinit" and self._reinitialise(node, layer):
             return
         self._report(node, layer, why)
-        # Go on as if it fitted, to find what else is wrong.
-        outputs = node.outputs or tuple(self._current(node)[:1])
-        self.nodes[node.call] = dataclasses.replace(node, outputs=outputs)
+        self.nodes[node.call] = node  # go on as if it fitted, to find what else is wrong
+        if node.outputs is None:
+            self.unknown.add(node.call)
 
     def _reinitialise(self, node: Node, layer: Layer) -> bool:
         if not isinstance(layer.op, keras.Layer) or not variable_specs(layer.op):
@@ -374,6 +406,20 @@ class _Inference:
             ways.append('have a projection inserted with on_mismatch="adapt"')
         said = ", or ".join(ways) or "edit what feeds it too"
         return f"{said[0].upper()}{said[1:]}."
+
+
+@contextlib.contextmanager
+def _without_states(operation: Any) -> Iterator[None]:
+    """Keras cannot make the states of a recurrent layer while variables have no values."""
+    parts = operation._flatten_layers() if isinstance(operation, keras.Layer) else ()
+    stateful = [part for part in parts if getattr(part, "stateful", False)]
+    for part in stateful:
+        part.stateful = False
+    try:
+        yield
+    finally:
+        for part in stateful:
+            part.stateful = True
 
 
 def _same(one: Sequence[Spec], other: Sequence[Spec]) -> bool:

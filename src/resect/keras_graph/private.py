@@ -48,7 +48,7 @@ FRESH_LISTS = frozenset(
     {"_inbound_nodes", "_outbound_nodes", "_losses", "_loss_ids", "_losses_override"}
 )
 
-# What `compile` leaves on a model. Copies of models start uncompiled; the compile state of the
+# What `compile` and `fit` leave on a model. Copies of models start uncompiled; the compile state of the
 # outermost model is carried on purpose, by `training`.
 UNCOMPILED: dict[str, Any] = {
     "compiled": False,
@@ -61,8 +61,12 @@ UNCOMPILED: dict[str, Any] = {
     "_loss_tracker": None,
 }
 COMPILED_ONLY = frozenset(
-    {"optimizer", "_optimizer", "_compile_config", "_compiled_trainable_state", "stop_training"}
-)
+    {
+        "optimizer", "_optimizer", "_compile_config", "_compiled_trainable_state",
+        "stop_training", "stop_evaluating", "stop_predicting", "history", "_jax_state",
+        "_jax_state_synced", "_eval_epoch_iterator",
+    }
+)  # fmt: skip
 
 
 # Before Keras 3.14 a model's input cannot be its output as it stands: something must read it.

@@ -79,8 +79,9 @@ def _no_sequential_graph(model: Any) -> ReadError:
 
 
 def _not_a_model(model: Any) -> NotAModelError:
-    kind = f"{type(model).__module__}.{type(model).__qualname__}"
-    origin = type(model).__module__.split(".")[0]
+    kind, origin = type(model).__qualname__, type(model).__module__.split(".")[0]
+    if origin not in ("builtins", "keras"):
+        kind = f"{type(model).__module__}.{kind}"
     repair = "Pass a keras.Model, such as keras.saving.load_model(path) returns."
     if origin == "torch":
         repair = "A torch.nn.Module has no Keras graph: wrap or rebuild it in Keras 3 first."

@@ -262,6 +262,11 @@ def _numpy(tensor: Any) -> Any:
     return keras.ops.convert_to_numpy(tensor)
 
 
+def place_of_call(model: Any) -> str:
+    """File and line of the `call` of a subclassed model."""
+    return _where(model, r"def call")
+
+
 def _where(model: Any, pattern: str) -> str:
     """File and line of the first line of `call` that looks like the cause."""
     try:

@@ -1,0 +1,5 @@
+import sys
+
+from benchmarks.table import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""The questions that people ask, each with a test that answers it."""
