@@ -43,7 +43,9 @@ def _row(name: str, weights: Any, model: keras.Model, middle: str, runs: int) ->
         after=calls.restore,
     )
     bar = BARS[keras.backend.backend()] if weights == "copy" else SHARE_BAR
-    against = {"copy": "clone_model + set_weights", "share": "clone_model, the same layers"}[weights]
+    against = {"copy": "clone_model + set_weights", "share": "clone_model, the same layers"}[
+        weights
+    ]
     asked = name == BARRED or weights == "share"
     return Row(
         f'{name}: Dropout in, weights="{weights}"',
@@ -87,7 +89,9 @@ class CallNodes:
     """The calls recorded on the layers of a model, to take off again what Keras's own way leaves there."""
 
     def __init__(self, model: keras.Model) -> None:
-        self._lists = [nodes for op in model.operations for nodes in (op._inbound_nodes, op._outbound_nodes)]
+        self._lists = [
+            nodes for op in model.operations for nodes in (op._inbound_nodes, op._outbound_nodes)
+        ]
         self._lengths = [len(nodes) for nodes in self._lists]
 
     def restore(self) -> None:

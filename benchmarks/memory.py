@@ -31,7 +31,9 @@ def rows(runs: int) -> Iterator[Row]:
         yield Row(work, "not measured: needs Linux", "bytes of the weights")
         return
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.memory"]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    found = json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+    )
     ratio = found["peak"] / found["weights"]
     megabytes = {key: f"{value / 1e6:.0f} MB" for key, value in found.items()}
     yield Row(

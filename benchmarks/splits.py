@@ -51,5 +51,7 @@ def _boundary(model: keras.Model, at: str) -> list[keras.KerasTensor]:
     return [model.get_layer(ref.call.layer).output for ref in head.output_refs]
 
 
-def _by_hand(model: keras.Model, boundary: list[keras.KerasTensor]) -> tuple[keras.Model, keras.Model]:
+def _by_hand(
+    model: keras.Model, boundary: list[keras.KerasTensor]
+) -> tuple[keras.Model, keras.Model]:
     return keras.Model(model.inputs, boundary), keras.Model(boundary, model.outputs)

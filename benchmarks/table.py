@@ -18,7 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs, prints, and returns the exit status, which is 0 whatever was measured."""
     options = parse(argv)
     if options.page:
-        Path(options.page).write_text(page([json.loads(Path(p).read_text()) for p in options.results]))
+        Path(options.page).write_text(
+            page([json.loads(Path(p).read_text()) for p in options.results])
+        )
         return 0
     found: list[tuple[str, ...]] = []
     for cells in measured(options.only, options.runs):
@@ -42,7 +44,10 @@ def machine() -> dict[str, object]:
     """What it was measured on."""
     import keras
 
-    packages = ("keras", {"torch": "torch", "jax": "jax"}.get(keras.backend.backend(), "tensorflow"))
+    packages = (
+        "keras",
+        {"torch": "torch", "jax": "jax"}.get(keras.backend.backend(), "tensorflow"),
+    )
     versions = {package: importlib.metadata.version(package) for package in packages}
     return {
         "backend": keras.backend.backend(),
@@ -63,7 +68,10 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, its columns aligned."""
     lines = [HEADER, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
-    text = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    text = [
+        " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    ]
     text.insert(1, " | ".join("-" * width for width in widths))
     return "\n".join(f"| {line} |" for line in text)
 
@@ -97,7 +105,9 @@ one to warm up.
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Runs the benchmarks.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Runs the benchmarks."
+    )
     parser.add_argument("results", nargs="*", help="saved results, for --page")
     parser.add_argument("--only", nargs="+", choices=ROWS, default=(), help="some of the rows")
     parser.add_argument("--runs", type=int, default=5, help="how many runs a median is of")

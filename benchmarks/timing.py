@@ -37,7 +37,9 @@ class Row:
         return self.work, self.resect, self.against, ratio, f"{self.bar} {met}".strip()
 
 
-def medians(runs: int, *works: Callable[[], Any], after: Callable[[], Any] | None = None) -> list[float]:
+def medians(
+    runs: int, *works: Callable[[], Any], after: Callable[[], Any] | None = None
+) -> list[float]:
     """Seconds that each piece of work takes: the median of several runs, after one to warm up.
 
     The pieces take turns, so that what else the machine does falls on all of them.

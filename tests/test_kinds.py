@@ -1,6 +1,7 @@
 """Each kind of model is itself sound: Keras alone can build, run, train and save what its tags say.
 
-When one of these fails, Keras or the kind is at fault, and what the other tests say about that kind means nothing.
+When one of these fails, Keras or the kind is at fault, and what the other tests say about that kind
+means nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ def _cases(tag: str | None = None, excuses: str | None = None) -> list[Any]:
 
     def case(kind: Kind) -> Any:
         reason = kind.unsupported.get(backend) or (excuses and getattr(kind, excuses).get(backend))
-        return pytest.param(kind, id=kind.name, marks=[pytest.mark.skip(reason=reason)] if reason else [])
+        return pytest.param(
+            kind, id=kind.name, marks=[pytest.mark.skip(reason=reason)] if reason else []
+        )
 
     return [case(kind) for kind in KINDS.values() if tag is None or tag in kind.tags]
 
@@ -29,16 +32,20 @@ def _cases(tag: str | None = None, excuses: str | None = None) -> list[Any]:
 def _assert_same(actual: Any, expected: Any) -> None:
     keras.tree.assert_same_structure(actual, expected)
     for one, other in zip(keras.tree.flatten(actual), keras.tree.flatten(expected), strict=True):
-        np.testing.assert_allclose(one.astype("float32"), other.astype("float32"), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            one.astype("float32"), other.astype("float32"), rtol=1e-5, atol=1e-6
+        )
 
 
 def _eagerly(kind: Kind) -> bool:
     """Whether one step is best run eagerly.
 
-    It mostly is, as nothing needs compiling, but JAX compiles each operation by itself, and TensorFlow has no eager
-    gradient for float8.
+    It mostly is, as nothing needs compiling, but JAX compiles each operation by itself, and
+    TensorFlow has no eager gradient for float8.
     """
-    return "eager" in kind.tags or not (keras.backend.backend() == "jax" or "quantized" in kind.tags)
+    return "eager" in kind.tags or not (
+        keras.backend.backend() == "jax" or "quantized" in kind.tags
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -79,13 +86,19 @@ def test_one_step_of_training_changes_a_weight(kind: Kind) -> None:
     before = [np.array(weight) for weight in model.get_weights()]
     model.compile(optimizer=keras.optimizers.SGD(0.1), loss=loss, run_eagerly=_eagerly(kind))
     assert np.isfinite(model.train_on_batch(inputs, targets, return_dict=True)["loss"])
-    assert any(not np.array_equal(was, now) for was, now in zip(before, model.get_weights(), strict=True))
+    assert any(
+        not np.array_equal(was, now) for was, now in zip(before, model.get_weights(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("kind", _cases("frozen"))
 def test_a_frozen_kind_has_weights_that_do_not_train(kind: Kind) -> None:
     model = kind.make()
-    own = [weight for layer in model._flatten_layers() for weight in getattr(layer, "_trainable_variables", [])]
+    own = [
+        weight
+        for layer in model._flatten_layers()
+        for weight in getattr(layer, "_trainable_variables", [])
+    ]
     trainable = {id(weight) for weight in model.trainable_variables}
     assert any(id(weight) not in trainable for weight in own)
 

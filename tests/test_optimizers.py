@@ -1,4 +1,4 @@
-"""The optimizer goes on: what it remembers of each variable that stays, and nothing of the others."""
+"""The optimizer goes on: with all it knows of each variable that stays, and of no other."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_new_layer_of_the_same_shape_starts_with_moments_of_zero():
 
 
 def test_with_plain_keras_it_inherits_those_of_the_layer_that_was_popped(backend):
-    """What the test above would look like without resect; not a promise of Keras, a reason to be."""
+    """The test above without resect: not a promise of Keras, but a reason for all this."""
     model = trained(mlp(), opt.Adam(0.01))
     model.pop()
     model.add(keras.layers.Dense(3, name="classes"))

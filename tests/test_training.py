@@ -105,7 +105,10 @@ def test_losses_and_weights_per_output(form):
 
 def test_a_dict_of_losses_follows_an_output_that_is_renamed():
     model = two_heads()
-    options = {"loss": {"first": "mse", "second": "mae"}, "loss_weights": {"first": 1.0, "second": 3.0}}
+    options = {
+        "loss": {"first": "mse", "second": "mae"},
+        "loss_weights": {"first": 1.0, "second": 3.0},
+    }
     trained(model, **options, metrics={"second": ["mse"]})
     expected = logs_of(model)
 

@@ -66,12 +66,19 @@ HEAVY = (
 
 def _build(name: str) -> keras.Model:
     size = SIZES.get(name, 32)
-    return getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=CLASSES, classifier_activation=None)
+    return getattr(keras.applications, name)(
+        weights=None, input_shape=(size, size, 3), classes=CLASSES, classifier_activation=None
+    )
 
 
 APPLICATIONS = by_name(
     *(
-        Entry(name, partial(_build, name), scale=255.0 if name.startswith(PIXELS) else 1.0, heavy=name in HEAVY)
+        Entry(
+            name,
+            partial(_build, name),
+            scale=255.0 if name.startswith(PIXELS) else 1.0,
+            heavy=name in HEAVY,
+        )
         for name in sorted(LIGHT + HEAVY)
     )
 )

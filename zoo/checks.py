@@ -143,7 +143,11 @@ def _config(model: keras.Model) -> str:
 
 def cuts(case: Case, effort: Effort) -> Iterator[Trial]:
     """`tail(head(x))` is what the model computes, wherever it is cut."""
-    places = [place for place in resect.select().find(case.graph) if _has_something_behind(case.graph, place)]
+    places = [
+        place
+        for place in resect.select().find(case.graph)
+        if _has_something_behind(case.graph, place)
+    ]
     written = set(_spread(places, effort.cuts))
     for place in places:
         at = place.spelling(case.graph)
@@ -152,7 +156,10 @@ def cuts(case: Case, effort: Effort) -> Iterator[Trial]:
 
 def _has_something_behind(graph: Graph, place: Place) -> bool:
     """Whether anything in the model, or in one that it is nested in, reads what the call returns."""
-    levels = [*((place.path[:i], Call(name)) for i, name in enumerate(place.path)), (place.path, place.call)]
+    levels = [
+        *((place.path[:i], Call(name)) for i, name in enumerate(place.path)),
+        (place.path, place.call),
+    ]
     return any(graph.at(path).consumers(call) for path, call in levels)
 
 
@@ -167,9 +174,12 @@ def _split(case: Case, at: str) -> None:
 def _assert_as_declared(model: keras.Model, outputs: Any) -> None:
     for declared, output in zip(model.outputs, keras.tree.flatten(outputs), strict=True):
         sizes = zip(declared.shape, output.shape, strict=False)
-        if len(declared.shape) != output.ndim or any(a not in (None, b) for a, b in sizes):
+        alike = len(declared.shape) == output.ndim and all(a in (None, b) for a, b in sizes)
+        if not alike or declared.dtype != str(output.dtype):
             layer = declared._keras_history.operation
-            raise UnsoundError(f"{layer.name} declares the shape {declared.shape} and returns {output.shape}")
+            raise UnsoundError(
+                f"{layer.name} declares {declared.shape} {declared.dtype} and returns {output.shape} {output.dtype}"
+            )
 
 
 def _cut(case: Case, at: str) -> None:
@@ -180,15 +190,22 @@ def _cut(case: Case, at: str) -> None:
     out = [head.spec(ref) for ref in head.output_refs]
     into = [tail.spec(ref) for ref in tail.input_refs]
     assert len(out) == len(into), f"{len(out)} tensors leave the head, {len(into)} enter the tail"
-    assert all(map(type(out[0]).same_type, out, into)), "other tensors enter the tail than leave the head"
+    assert all(map(type(out[0]).same_type, out, into)), (
+        "other tensors enter the tail than leave the head"
+    )
     (place,) = resect.select(at).find(graph)
     if place.path:
         return
     calls = {call for call in graph.nodes if not graph.is_input(call)}
     assert graph.ancestors([place.call]) <= head.nodes.keys(), "the head misses a call"
-    assert graph.descendants(graph.consumers(place.call)) <= tail.nodes.keys(), "the tail misses a call"
+    assert graph.descendants(graph.consumers(place.call)) <= tail.nodes.keys(), (
+        "the tail misses a call"
+    )
     assert calls <= head.nodes.keys() | tail.nodes.keys(), "a call is in neither half"
-    sides = graph.ancestors([place.call]), set(graph.nodes) - graph.descendants(graph.consumers(place.call))
+    sides = (
+        graph.ancestors([place.call]),
+        set(graph.nodes) - graph.descendants(graph.consumers(place.call)),
+    )
     least = min(_bytes_across(graph, side) for side in sides)
     assert sum(map(bytes_per_sample, out)) <= least, f"{least} bytes would do"
 
@@ -237,7 +254,9 @@ def _dominating(graph: Graph, read: tuple[Ref, ...], returned: tuple[Ref, ...]) 
     for ref in read:
         others = [other.call for other in read if other != ref]
         single = len(graph.refs_of(ref.call)) == 1
-        if single and all(ref.call != other and ref.call in graph.ancestors([other]) for other in others):
+        if single and all(
+            ref.call != other and ref.call in graph.ancestors([other]) for other in others
+        ):
             yield ref
 
 
@@ -248,7 +267,9 @@ def _plan_collapse(case: Case, collapse: Collapse) -> None:
 def _collapse(case: Case, collapse: Collapse) -> None:
     plan = resect.plan(case.model).then(collapse)
     new = plan.apply()
-    resect.verify(case.model, new, plan=plan, inputs=case.inputs_of(plan.result), training=False, reload=False)
+    resect.verify(
+        case.model, new, plan=plan, inputs=case.inputs_of(plan.result), training=False, reload=False
+    )
 
 
 # The head

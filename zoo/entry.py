@@ -19,11 +19,11 @@ class Entry:
     Attributes:
         name: What the entry is called in tests and reports.
         build: Makes the model, with Keras's own initial weights.
-        shapes: Shapes without the batch for inputs whose shape the model leaves open, by input name.
-        constants: Values of inputs that random numbers would make meaningless, by input name.
-        scale: Factor on random float inputs; 255 for models that begin with a rescaling of pixels.
+        shapes: Shapes without the batch, by name, of inputs whose shape the model leaves open.
+        constants: Values, by name, of inputs that random numbers would make meaningless.
+        scale: Factor on random float inputs; 255 for models that begin by rescaling pixels.
         heavy: More than 50 million parameters (200 MB): for full runs only.
-        unsupported: Backends on which Keras or KerasHub itself cannot run the model, with the reason.
+        unsupported: Backends on which Keras or KerasHub itself cannot run it, with the reason.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""KerasHub's models with more than one kind of input, at toy size: text with images, sound or latents."""
+"""KerasHub's models of text together with images, sound or latents, at toy size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ VISION_ENCODER: dict[str, Any] = dict(
     patch_size=8, hidden_dim=16, num_layers=2, num_heads=2, intermediate_dim=32, image_shape=IMAGE
 )
 TEXT_ENCODER: dict[str, Any] = dict(
-    vocabulary_size=16, embedding_dim=16, hidden_dim=16, num_layers=2, num_heads=2, intermediate_dim=32
+    vocabulary_size=16,
+    embedding_dim=16,
+    hidden_dim=16,
+    num_layers=2,
+    num_heads=2,
+    intermediate_dim=32,
 )
 
 
@@ -102,7 +107,10 @@ def _sam() -> keras.Model:
             image_shape=IMAGE,
         ),
         prompt_encoder=keras_hub.layers.SAMPromptEncoder(
-            hidden_size=8, image_embedding_size=(4, 4), input_image_size=IMAGE[:2], mask_in_channels=4
+            hidden_size=8,
+            image_embedding_size=(4, 4),
+            input_image_size=IMAGE[:2],
+            mask_in_channels=4,
         ),
         mask_decoder=keras_hub.layers.SAMMaskDecoder(
             hidden_size=8,
@@ -166,7 +174,11 @@ MULTIMODAL = by_name(
     _contrastive("metaclip_2", "MetaCLIP2", projection_dim=16),
     _contrastive("siglip", "SigLIP"),
     Entry("flux", _flux),
-    Entry("moonshine", _moonshine, shapes={"encoder_input_values": (4096, 1), "encoder_padding_mask": (4096,)}),
+    Entry(
+        "moonshine",
+        _moonshine,
+        shapes={"encoder_input_values": (4096, 1), "encoder_padding_mask": (4096,)},
+    ),
     Entry("pali_gemma", _pali_gemma),
     Entry(
         "sam",

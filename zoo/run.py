@@ -103,7 +103,7 @@ def free() -> None:
 # The command
 
 
-COLUMNS = f"{'':24}{'calls':>6} {'parameters':>12}  {'no-op':<8}{'cuts':<18}{'blocks':<18}{'new head':<10}{'seconds':>8}"
+COLUMNS = f"{'':24}{'calls':>6} {'parameters':>12}  {'no-op':<8}{'cuts':<26}{'blocks':<20}{'new head':<10}{'seconds':>8}"
 
 
 def row(result: Result) -> str:
@@ -113,7 +113,7 @@ def row(result: Result) -> str:
     no_op, cuts, blocks, head = cells
     return (
         f"{result.model:24}{result.calls:>6} {result.parameters:>12,}  "
-        f"{no_op:<8}{cuts:<18}{blocks:<18}{head:<10}{result.seconds:>8.1f}  {result.verdict}"
+        f"{no_op:<8}{cuts:<26}{blocks:<20}{head:<10}{result.seconds:>8.1f}  {result.verdict}"
     )
 
 
@@ -122,7 +122,9 @@ def chosen(patterns: Sequence[str], light: bool) -> list[Entry]:
     wanted = patterns or ["*"]
     unknown = [p for p in wanted if not fnmatch.filter(MODELS, p)]
     if unknown:
-        raise SystemExit(f"No model of the zoo is called {unknown[0]!r}. python -m zoo --list lists them.")
+        raise SystemExit(
+            f"No model of the zoo is called {unknown[0]!r}. python -m zoo --list lists them."
+        )
     named = [e for e in MODELS.values() if any(fnmatch.fnmatchcase(e.name, p) for p in wanted)]
     return [entry for entry in named if not (light and entry.heavy)]
 
@@ -133,7 +135,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.page:
         from zoo.page import page
 
-        Path(options.page).write_text(page([json.loads(Path(p).read_text()) for p in options.names]))
+        Path(options.page).write_text(
+            page([json.loads(Path(p).read_text()) for p in options.names])
+        )
         return 0
     entries = chosen(options.names, options.light)
     if options.list:
@@ -154,7 +158,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def summary(results: Sequence[Result]) -> int:
     """Prints the counts and returns the exit status."""
     verdicts = [result.verdict for result in results]
-    counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("pass", "refuse", "FAIL", "n/a") if v in verdicts)
+    counts = ", ".join(
+        f"{verdicts.count(v)} {v}" for v in ("pass", "refuse", "FAIL", "n/a") if v in verdicts
+    )
     seconds = sum(result.seconds for result in results)
     print(f"\n{len(results)} models on {keras.backend.backend()}: {counts} in {seconds:.0f} s")
     return int("FAIL" in verdicts)
@@ -173,12 +179,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", help="names or globs of models; all without any")
     parser.add_argument("--list", action="store_true", help="only print the names")
-    parser.add_argument("--light", action="store_true", help="leave out what has more than 50 million parameters")
-    parser.add_argument("--cuts", type=int, default=8, help="at how many cuts both halves are written and run")
-    parser.add_argument("--blocks", type=int, default=3, help="how many collapsed blocks are written and verified")
-    parser.add_argument("--every-cut", action="store_true", help="write and run at every cut and every block")
+    parser.add_argument(
+        "--light", action="store_true", help="leave out what has more than 50 million parameters"
+    )
+    parser.add_argument(
+        "--cuts", type=int, default=8, help="at how many cuts both halves are written and run"
+    )
+    parser.add_argument(
+        "--blocks", type=int, default=3, help="how many collapsed blocks are written and verified"
+    )
+    parser.add_argument(
+        "--every-cut", action="store_true", help="write and run at every cut and every block"
+    )
     parser.add_argument("--save", metavar="JSON", help="write the results to a file as well")
-    parser.add_argument("--page", metavar="MD", help="run nothing; make a page of saved results, named as arguments")
+    parser.add_argument(
+        "--page", metavar="MD", help="run nothing; make a page of saved results, named as arguments"
+    )
     return parser.parse_args(argv)
 
 

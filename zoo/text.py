@@ -13,7 +13,12 @@ MULTI_HEAD: dict[str, Any] = dict(
     vocabulary_size=16, num_layers=2, num_heads=2, hidden_dim=16, intermediate_dim=32
 )
 GROUPED: dict[str, Any] = dict(
-    vocabulary_size=16, num_layers=2, num_query_heads=4, num_key_value_heads=2, hidden_dim=16, intermediate_dim=32
+    vocabulary_size=16,
+    num_layers=2,
+    num_query_heads=4,
+    num_key_value_heads=2,
+    hidden_dim=16,
+    intermediate_dim=32,
 )
 EXPERTS: dict[str, Any] = dict(num_experts=4, top_k=2)
 
@@ -30,7 +35,7 @@ T5GEMMA_HALF: dict[str, Any] = dict(
 
 
 def _text(name: str, kind: str, config: dict[str, Any], /, **more: Any) -> Entry:
-    """An entry for the class `kind` of `keras_hub.models`, imported only when the model is built."""
+    """An entry for a class of `keras_hub.models`, imported only when the model is built."""
 
     def build() -> keras.Model:
         import keras_hub
@@ -41,9 +46,19 @@ def _text(name: str, kind: str, config: dict[str, Any], /, **more: Any) -> Entry
 
 
 def _t5gemma(name: str, kind: str) -> Entry:
-    halves = {f"{half}_{key}": value for half in ("encoder", "decoder") for key, value in T5GEMMA_HALF.items()}
+    halves = {
+        f"{half}_{key}": value
+        for half in ("encoder", "decoder")
+        for key, value in T5GEMMA_HALF.items()
+    }
     return _text(
-        name, kind, halves, vocabulary_size=16, query_pre_attn_scalar=1.0, cross_attention_hidden_size=16, sliding_window=4
+        name,
+        kind,
+        halves,
+        vocabulary_size=16,
+        query_pre_attn_scalar=1.0,
+        cross_attention_hidden_size=16,
+        sliding_window=4,
     )
 
 
@@ -52,11 +67,24 @@ def _without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 
 ENCODERS = by_name(
-    _text("albert", "AlbertBackbone", MULTI_HEAD, embedding_dim=8, num_groups=1, num_inner_repetitions=1),
+    _text(
+        "albert",
+        "AlbertBackbone",
+        MULTI_HEAD,
+        embedding_dim=8,
+        num_groups=1,
+        num_inner_repetitions=1,
+    ),
     _text("bert", "BertBackbone", MULTI_HEAD),
     _text("deberta_v3", "DebertaV3Backbone", MULTI_HEAD, max_sequence_length=16, bucket_size=8),
     _text("distil_bert", "DistilBertBackbone", MULTI_HEAD),
-    _text("electra", "ElectraBackbone", _without(MULTI_HEAD, "vocabulary_size"), vocab_size=16, embedding_dim=8),
+    _text(
+        "electra",
+        "ElectraBackbone",
+        _without(MULTI_HEAD, "vocabulary_size"),
+        vocab_size=16,
+        embedding_dim=8,
+    ),
     _text("esm", "ESMBackbone", MULTI_HEAD),
     _text("f_net", "FNetBackbone", _without(MULTI_HEAD, "num_heads")),
     _text("roberta", "RobertaBackbone", MULTI_HEAD),
@@ -86,7 +114,7 @@ DECODERS = by_name(
     _text("gpt_neo_x", "GPTNeoXBackbone", MULTI_HEAD),
     _text("gpt_oss", "GptOssBackbone", GROUPED, **EXPERTS, sliding_window=4),
     _text("llama", "LlamaBackbone", GROUPED),
-    _text("llama3", "Llama3Backbone", GROUPED, tie_word_embeddings=True),
+    _text("llama3", "Llama3Backbone", GROUPED),
     _text("mistral", "MistralBackbone", GROUPED, sliding_window=4),
     _text("mixtral", "MixtralBackbone", GROUPED, **EXPERTS, sliding_window=4),
     _text("opt", "OPTBackbone", MULTI_HEAD),
@@ -95,7 +123,12 @@ DECODERS = by_name(
     _text("qwen3", "Qwen3Backbone", GROUPED, head_dim=4),
     _text("qwen3_moe", "Qwen3MoeBackbone", GROUPED, **EXPERTS, head_dim=4, moe_intermediate_dim=16),
     _text(
-        "qwen_moe", "QwenMoeBackbone", GROUPED, **EXPERTS, moe_intermediate_dim=16, shared_expert_intermediate_dim=16
+        "qwen_moe",
+        "QwenMoeBackbone",
+        GROUPED,
+        **EXPERTS,
+        moe_intermediate_dim=16,
+        shared_expert_intermediate_dim=16,
     ),
     _text(
         "rwkv7",
@@ -109,7 +142,13 @@ DECODERS = by_name(
     _text(
         "smollm3",
         "SmolLM3Backbone",
-        dict(vocabulary_size=16, num_layers=2, num_attention_heads=4, num_key_value_heads=2, hidden_dim=16),
+        dict(
+            vocabulary_size=16,
+            num_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            hidden_dim=16,
+        ),
         intermediate_dim=32,
         attention_bias=False,
         attention_dropout=0.0,

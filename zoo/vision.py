@@ -9,7 +9,9 @@ import keras
 from zoo.entry import Entry, by_name
 
 IMAGE = (32, 32, 3)
-VIT: dict[str, Any] = dict(image_shape=IMAGE, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16)
+VIT: dict[str, Any] = dict(
+    image_shape=IMAGE, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16
+)
 RESNET: dict[str, Any] = dict(
     input_conv_filters=[64],
     input_conv_kernel_sizes=[7],
@@ -74,7 +76,6 @@ EFFICIENTNET: dict[str, Any] = dict(
     stackwise_nores_option=[False, False],
     stackwise_width_coefficients=[1.0, 1.0],
     stackwise_depth_coefficients=[1.0, 1.0],
-    num_features=32,
     input_shape=IMAGE,
 )
 CSPNET: dict[str, Any] = dict(
@@ -96,7 +97,7 @@ CSPNET: dict[str, Any] = dict(
 
 
 def _vision(name: str, kind: str, config: dict[str, Any], /, **more: Any) -> Entry:
-    """An entry for the class `kind` of `keras_hub.models`, imported only when the model is built."""
+    """An entry for a class of `keras_hub.models`, imported only when the model is built."""
 
     def build() -> keras.Model:
         import keras_hub
@@ -158,7 +159,12 @@ VISION = by_name(
     _vision("mit", "MiTBackbone", MIT),
     _vision("mobilenet", "MobileNetBackbone", MOBILENET),
     _vision("resnet", "ResNetBackbone", RESNET),
-    _vision("resnet_v2", "ResNetBackbone", {**RESNET, "block_type": "bottleneck_block"}, use_pre_activation=True),
+    _vision(
+        "resnet_v2",
+        "ResNetBackbone",
+        {**RESNET, "block_type": "bottleneck_block"},
+        use_pre_activation=True,
+    ),
     _on(
         "retinanet",
         "RetinaNetBackbone",
@@ -176,13 +182,22 @@ VISION = by_name(
     ),
     Entry("vae", _vae),
     _vision(
-        "vgg", "VGGBackbone", dict(stackwise_num_repeats=[2, 2], stackwise_num_filters=[8, 16], image_shape=IMAGE)
+        "vgg",
+        "VGGBackbone",
+        dict(stackwise_num_repeats=[2, 2], stackwise_num_filters=[8, 16], image_shape=IMAGE),
     ),
     _vision("vit", "ViTBackbone", VIT, mlp_dim=32),
     _vision(
         "vit_det",
         "ViTDetBackbone",
-        dict(image_shape=IMAGE, patch_size=8, hidden_size=16, num_layers=2, intermediate_dim=32, num_heads=2),
+        dict(
+            image_shape=IMAGE,
+            patch_size=8,
+            hidden_size=16,
+            num_layers=2,
+            intermediate_dim=32,
+            num_heads=2,
+        ),
         global_attention_layer_indices=[1],
         num_output_channels=8,
         window_size=2,
@@ -190,6 +205,10 @@ VISION = by_name(
     _vision(
         "xception",
         "XceptionBackbone",
-        dict(stackwise_conv_filters=[[8, 16], [16, 16]], stackwise_pooling=[True, False], image_shape=IMAGE),
+        dict(
+            stackwise_conv_filters=[[8, 16], [16, 16]],
+            stackwise_pooling=[True, False],
+            image_shape=IMAGE,
+        ),
     ),
 )

@@ -22,6 +22,8 @@ class Step:
         after: The graph that it leaves; the same where it cannot be done.
         problems: What is wrong with it.
         notes: What it does that it was not asked in so many words.
+        pinned: The edit with its places and its layers spelled out. This is what is done, and what
+            is saved: a function that makes layers is called once.
     """
 
     edit: Edit
@@ -29,6 +31,7 @@ class Step:
     after: Graph
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    pinned: Edit | None = None
 
 
 def fold(graph: Graph, edits: Sequence[Edit]) -> tuple[Step, ...]:
@@ -55,13 +58,14 @@ def problems(steps: Sequence[Step]) -> tuple[Problem, ...]:
 
 def _step(graph: Graph, edit: Edit) -> Step:
     try:
-        inferred = infer(edit.apply(graph), edit.on_mismatch)
+        pinned = edit.pinned(graph)
+        inferred = infer(pinned.apply(graph), edit.on_mismatch)
     except SurgeryError as error:
         return Step(edit, graph, graph, problems=error.asking(_request(edit)).problems)
     if inferred.problems:
         asked = [dataclasses.replace(p, request=_request(edit)) for p in inferred.problems]
-        return Step(edit, graph, graph, problems=tuple(asked))
-    return Step(edit, graph, inferred.graph, notes=tuple(inferred.notes))
+        return Step(edit, graph, graph, problems=tuple(asked), pinned=pinned)
+    return Step(edit, graph, inferred.graph, notes=tuple(inferred.notes), pinned=pinned)
 
 
 def _request(edit: Edit) -> str:

@@ -9,3 +9,13 @@ Weights = Literal["copy", "share"]
 
 OnMismatch = Literal["raise", "reinit", "adapt"]
 """What happens to a kept layer whose weights do not fit the shape that it would be given."""
+
+
+def check_weights(weights: str) -> None:
+    """Refuses what is neither.
+
+    Raises:
+        ValueError: `weights` is neither `"copy"` nor `"share"`.
+    """
+    if weights not in ("copy", "share"):
+        raise ValueError(f'weights must be "copy" or "share", not {weights!r}.')

@@ -8,13 +8,13 @@ seeds and recurrent states are updated in the scope and forgotten with it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from resect.graph import Call, Graph, Layer, Ref, map_refs
+from resect.graph import Call, Graph, Layer, Ref, Spec, map_refs
 from resect.keras_graph.reading import read
 
 
@@ -32,7 +32,8 @@ def evaluate(graph: Graph, inputs: Any, *, new: Any = None, training: bool = Fal
         Arrays in the structure of the graph's outputs.
     """
     with _repeatable():
-        outputs = _run(graph, keras.tree.flatten(inputs), new, training)
+        run = _Outermost(lambda: _run(graph, keras.tree.flatten(inputs), new, training))
+        outputs = run(training=training)
         values = [keras.ops.convert_to_numpy(tensor) for tensor in outputs]
     packed = iter(values)
     by_ref = {ref: next(packed) for ref in graph.output_refs}
@@ -44,6 +45,21 @@ def run_model(model: Any, inputs: Any, *, training: bool = False) -> Any:
     with _repeatable():
         outputs = model(inputs, training=training)
         return keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
+
+
+class _Outermost(keras.Layer):
+    """Stands for the model, inside which layers are called.
+
+    A layer that takes no `training` argument hands on the one of the call around it.
+    """
+
+    def __init__(self, run: Callable[[], list[Any]]) -> None:
+        super().__init__(autocast=False)
+        self._run = run
+        self.built = True
+
+    def call(self, training: bool = False) -> list[Any]:
+        return self._run()
 
 
 @contextlib.contextmanager
@@ -110,7 +126,8 @@ def _run(graph: Graph, inputs: list[Any], new: Any, training: bool) -> list[Any]
         spec = graph.spec(ref)
         tensors[ref] = value
         if value is not None:
-            tensors[ref] = keras.ops.convert_to_tensor(value, dtype=spec.dtype, sparse=spec.sparse)
+            value = keras.ops.convert_to_tensor(value, dtype=spec.dtype, sparse=spec.sparse)
+            tensors[ref] = _of_rank(value, spec)
     for call in _order(graph, new):
         node = graph.nodes[call]
         if graph.is_input(call):
@@ -120,6 +137,16 @@ def _run(graph: Graph, inputs: list[Any], new: Any, training: bool) -> list[Any]
         outputs = _evaluate_call(layer, args, kwargs, _counterpart(new, call), training)
         tensors.update(zip(graph.refs_of(call), outputs, strict=False))
     return [tensors[ref] for ref in graph.output_refs]
+
+
+def _of_rank(value: Any, spec: Spec) -> Any:
+    """With a last axis of one added or dropped where the input has another rank, as Keras does."""
+    rank, wanted = len(value.shape), len(spec.shape)
+    if rank == wanted + 1 and value.shape[-1] == 1:
+        return keras.ops.squeeze(value, axis=-1)
+    if rank == wanted - 1 and spec.shape[-1] == 1:
+        return keras.ops.expand_dims(value, axis=-1)
+    return value
 
 
 def _order(graph: Graph, new: Any) -> list[Call]:

@@ -29,14 +29,14 @@ from resect.edits import (
     Tail,
     Truncate,
 )
-from resect.errors import Problem, raise_all
+from resect.errors import CopyError, Problem, raise_all
 from resect.graph import Graph
 from resect.keras_graph import training
 from resect.keras_graph.reading import has_graph, read
 from resect.keras_graph.snapshots import Snapshot
 from resect.keras_graph.tracing import trace
 from resect.keras_graph.writing import result_kind, write
-from resect.options import OnMismatch, Weights
+from resect.options import OnMismatch, Weights, check_weights
 from resect.select import Place, Where, resolve
 from resect.table import edits_text, plan_text
 from resect.verify import same_function, structural
@@ -151,16 +151,21 @@ class Plan:
 
         Raises:
             SurgeryError: The plan has problems; all of them are listed. Nothing has happened.
+            CopyError: A layer, or the optimizer, can be neither copied nor re-created.
+            ValueError: `weights` is neither.
         """
-        if weights not in ("copy", "share"):
-            raise ValueError(f'weights must be "copy" or "share", not {weights!r}.')
+        check_weights(weights)
         if self.check():
             several = len(self.edits) > 1  # one edit is said in the message already
             raise_all(self.check(), context=f"The plan was:\n{edits_text(self)}" if several else "")
         before = Snapshot.of(self.model, values=False)
-        written = write(self.result, weights)
-        if training.is_compiled(self.model) and not self._why_not_compiled():
-            training.carry(self.model, written.model, written.pairs)
+        try:
+            written = write(self.result, weights)
+            if training.is_compiled(self.model) and not self._why_not_compiled():
+                training.carry(self.model, written.model, written.pairs)
+        except CopyError as error:
+            request = f"Cannot copy {self.source.kind} '{self.source.name}'."
+            raise error.asking(request) from error
         structural(self.result, written.model, written.pairs, before)
         return written.model
 
@@ -172,7 +177,9 @@ class Plan:
         Raises:
             SerializationError: A layer has no configuration, or carries weights.
         """
-        return serialise.dumps([step.edit.pinned(step.before) for step in self.steps])
+        return serialise.dumps(
+            [step.pinned or step.edit.pinned(step.before) for step in self.steps]
+        )
 
     @classmethod
     def from_json(cls, model: Any, text: str) -> Plan:

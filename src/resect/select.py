@@ -296,6 +296,23 @@ class Or(Selection):
 
 
 @dataclass(frozen=True, repr=False)
+class Several(Selection):
+    """What any of several addresses means; as long a list as it may be."""
+
+    parts: tuple[Selection, ...]
+
+    def find(self, graph: Graph) -> tuple[Place, ...]:
+        found = {place for part in self.parts for place in part.find(graph)}
+        return tuple(place for place in _candidates(graph, inputs=True) if place in found)
+
+    def why_not(self, place: Place, graph: Graph) -> str:
+        return "none of them means it"
+
+    def __repr__(self) -> str:
+        return f"[{', '.join(map(repr, self.parts))}]"
+
+
+@dataclass(frozen=True, repr=False)
 class Not(Selection):
     """Every call that is not selected, inputs left out."""
 
@@ -430,10 +447,8 @@ def as_selection(where: Where) -> Selection:
     if isinstance(where, tuple) and where and all(isinstance(cls, type) for cls in where):
         return Class(where)
     if isinstance(where, (list, tuple)) and where:
-        selection = as_selection(where[0])
-        for part in where[1:]:
-            selection = selection | part
-        return selection
+        parts = tuple(as_selection(part) for part in where)
+        return parts[0] if len(parts) == 1 else Several(parts)
     if hasattr(where, "get_config") and hasattr(where, "name"):
         return Object(where)
     if callable(where):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,9 +28,10 @@ class Row:
     """One call of a plan's table.
 
     Attributes:
-        status: `"kept"`, `"removed"`, `"inserted"`, `"re-initialised"`, `"renamed"`, `"reshaped"`.
+        status: `"kept"`, `"removed"`, `"inserted"`, `"replaced"`, `"re-initialised"`, `"renamed"`,
+            `"reshaped"`.
         name: The user's spelling.
-        kind: The layer's class.
+        kind: The layer's class, or `before -> after`.
         shape: Output shape, or `before -> after`.
         parameters: Number of parameters, `None` where they are counted in another row.
     """
@@ -94,7 +96,7 @@ def _near_changes(all_rows: list[Row]) -> set[int]:
 def rows(before: Graph, after: Graph) -> Iterator[Row]:
     """Every call of either graph, removed ones where they were."""
     for path, old, new in _pairs(before, after):
-        yield from _rows(path, old, new)
+        yield from _replaced(list(_rows(path, old, new)))
 
 
 def _pairs(before: Graph, after: Graph) -> Iterator[tuple[str, Graph, Graph]]:
@@ -114,21 +116,48 @@ def _pairs(before: Graph, after: Graph) -> Iterator[tuple[str, Graph, Graph]]:
 def _rows(path: str, old: Graph, new: Graph) -> Iterator[Row]:
     was = {_key(old, call): call for call in old.nodes}
     now = {_key(new, call) for call in new.nodes}
-    waiting = iter(old.nodes)
+    waiting = deque(old.nodes)
+
+    def gone(until: Call | None) -> Iterator[Row]:
+        """The removed calls up to a kept one; without one, up to the next that is kept."""
+        while waiting and (until is not None or _key(old, waiting[0]) not in now):
+            call = waiting.popleft()
+            if call == until:
+                return
+            if _key(old, call) not in now:
+                yield _removed(path, old, call)
+
     for call in new.nodes:
-        key = _key(new, call)
-        if key in was:
-            for gone in waiting:
-                if gone == was[key]:
-                    break
-                if _key(old, gone) not in now:
-                    yield _removed(path, old, gone)
-            yield _present(path, old, was[key], new, call)
-        else:
-            yield _present(path, old, None, new, call)
-    for gone in waiting:
-        if _key(old, gone) not in now:
-            yield _removed(path, old, gone)
+        source = was.get(_key(new, call))
+        yield from gone(source)
+        yield _present(path, old, source, new, call)
+    yield from (_removed(path, old, call) for call in waiting if _key(old, call) not in now)
+
+
+def _replaced(found: list[Row]) -> Iterator[Row]:
+    """The rows, with those of an old and a new layer of one name as a single one."""
+    new = {row.name for row in found if row.status == "inserted"}
+    gone = {row.name: row for row in found if row.status == "removed" and row.name in new}
+    for row in found:
+        if row.name not in gone:
+            yield row
+        elif row.status == "inserted":
+            yield _replacement(gone[row.name], row)
+
+
+def _replacement(old: Row, new: Row) -> Row:
+    parameters = _change(old.parameters.lstrip("-") or "0", new.parameters.lstrip("+") or "0")
+    return Row(
+        "replaced",
+        new.name,
+        _change(old.kind, new.kind),
+        _change(old.shape, new.shape),
+        "" if parameters == "0" else parameters,
+    )
+
+
+def _change(old: str, new: str) -> str:
+    return old if old == new else f"{old} -> {new}"
 
 
 def _key(graph: Graph, call: Call) -> Any:

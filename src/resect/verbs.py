@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import keras
+
 from resect.graph import Graph
 from resect.keras_graph import training
+from resect.keras_graph.reading import not_a_model
 from resect.keras_graph.snapshots import Snapshot
 from resect.keras_graph.tracing import trace
 from resect.keras_graph.writing import write
-from resect.options import OnMismatch, Weights
+from resect.options import OnMismatch, Weights, check_weights
 from resect.plan import Plan
 from resect.select import Where
 from resect.verify import same_function, structural
@@ -402,6 +405,9 @@ def functional(model: Any, inputs: Any = None, *, weights: Weights = "share") ->
     >>> type(resect.functional(net)).__name__
     'Functional'
     """
+    check_weights(weights)
+    if not isinstance(model, keras.Model):
+        raise not_a_model(model)
     before = Snapshot.of(model, values=False)
     graph = trace(model, inputs)
     written = write(graph, weights)

@@ -24,27 +24,30 @@ class Column:
         name: How tests and tables call it.
         build: Adds the edit to a plan, given the address of a place.
         weights: `"copy"` or `"share"`.
-        reload: Whether the result is saved and loaded too; one edit of a sort is enough.
+        thorough: Whether the result runs in training mode too, and is saved and loaded. That takes
+            most of the time, so it is done for one edit of each sort.
     """
 
     name: str
     build: Build
     weights: str = "copy"
-    reload: bool = False
+    thorough: bool = False
 
 
 COLUMNS: dict[str, Column] = {}
 
 
-def _column(name: str, *, weights: str = "copy", reload: bool = False) -> Callable[[Build], Build]:
+def _column(
+    name: str, *, weights: str = "copy", thorough: bool = False
+) -> Callable[[Build], Build]:
     def register(build: Build) -> Build:
-        COLUMNS[name] = Column(name, build, weights, reload)
+        COLUMNS[name] = Column(name, build, weights, thorough)
         return build
 
     return register
 
 
-@_column("clone", reload=True)
+@_column("clone", thorough=True)
 def _clone(plan: resect.Plan, at: str) -> resect.Plan:
     return plan
 
@@ -59,7 +62,7 @@ def _pop(plan: resect.Plan, at: str) -> resect.Plan:
     return plan.pop()
 
 
-@_column("remove", reload=True)
+@_column("remove", thorough=True)
 def _remove(plan: resect.Plan, at: str) -> resect.Plan:
     return plan.remove(at, keep=_kept_input(plan, at))
 
@@ -79,7 +82,7 @@ def _truncate_start(plan: resect.Plan, at: str) -> resect.Plan:
     return plan.truncate(start=at)
 
 
-@_column("truncate end")
+@_column("truncate end", thorough=True)
 def _truncate_end(plan: resect.Plan, at: str) -> resect.Plan:
     return plan.truncate(end=at)
 
@@ -89,12 +92,12 @@ def _head(plan: resect.Plan, at: str) -> resect.Plan:
     return plan.head(at)
 
 
-@_column("split: tail", reload=True)
+@_column("split: tail", thorough=True)
 def _tail(plan: resect.Plan, at: str) -> resect.Plan:
     return plan.tail(at)
 
 
-@_column("insert after", reload=True)
+@_column("insert after", thorough=True)
 def _insert_after(plan: resect.Plan, at: str) -> resect.Plan:
     return plan.insert(inserted, after=at)
 
@@ -112,7 +115,7 @@ def _insert_between(plan: resect.Plan, at: str) -> resect.Plan:
     return plan.insert(inserted, between=(named, at))
 
 
-@_column("replace", reload=True)
+@_column("replace", thorough=True)
 def _replace(plan: resect.Plan, at: str) -> resect.Plan:
     place, graph = _found(plan, at)
     return plan.replace(at, _another(graph, place.call))
@@ -133,7 +136,7 @@ def _prepend(plan: resect.Plan, at: str) -> resect.Plan:
     return plan.prepend(inserted)
 
 
-@_column("collapse")
+@_column("collapse", thorough=True)
 def _collapse(plan: resect.Plan, at: str) -> resect.Plan:
     place, graph = _found(plan, at)
     start, end = _region(graph, place.call)

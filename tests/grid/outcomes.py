@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +11,18 @@ import keras
 import numpy as np
 
 import resect
-from resect.errors import VerificationError
+from resect.errors import ReadError, VerificationError
 from resect.keras_graph.writing import result_kind
 from tests.grid.columns import Column
 from tests.grid.rows import Row
 from tests.surgery import assert_surgery
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
-RECORD = HERE / "outcomes.toml"
+ROOT = Path(__file__).parent.parent.parent
+
+#: Kinds that can only be saved as the class that they are, with the reason.
+SAVED_WHOLE = {
+    "kerashub_vit_tiny": "KerasHub: ViTPatchingAndEmbedding cannot be made from its configuration.",
+}
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,6 @@ class Refusal:
 
     error: str
     message: str
-
-
-def recorded() -> Mapping[str, Mapping[str, Refusal]]:
-    """Every cell that refuses, by row and column; all others work."""
-    text = RECORD.read_text() if RECORD.exists() else ""
-    return {
-        row: {
-            column: Refusal(cell["error"], cell["message"].strip())
-            for column, cell in cells.items()
-        }
-        for row, cells in tomllib.loads(text).items()
-    }
 
 
 def attempt(row: Row, column: Column) -> Refusal | None:
@@ -68,8 +57,8 @@ def attempt(row: Row, column: Column) -> Refusal | None:
             plan,
             inputs=_inputs(row, model, plan),
             weights=column.weights,
-            training=not column.name.startswith("split"),
-            reload=column.reload and _saves(row, result_kind(plan.result)),
+            training=column.thorough,
+            reload=column.thorough and _saves(row, result_kind(plan.result)),
             before=before,
         )
         if column.name == "split: tail":
@@ -79,17 +68,23 @@ def attempt(row: Row, column: Column) -> Refusal | None:
         raise
     except resect.SurgeryError as error:
         before.assert_untouched()
-        assert_well_said(error)
-        return Refusal(type(error).__name__, _without_places(str(error)))
+        _assert_well_said(error)
+        return Refusal(type(error).__name__, _portable(str(error)))
 
 
-def assert_well_said(error: resect.SurgeryError) -> None:
-    """Says what was asked, what was found, and what to do about it."""
+def _assert_well_said(error: resect.SurgeryError) -> None:
+    """It says what was asked, what was found, and what to do about it."""
     for problem in error.problems:
-        is_reading = issubclass(getattr(resect.errors, problem.code), resect.errors.ReadError)
+        is_reading = issubclass(getattr(resect.errors, problem.code), ReadError)
         assert problem.request.startswith("Cannot ") or is_reading, "not what was asked"
         assert problem.reason.endswith((".", ":")) or "\n" in problem.reason, "not what was found"
         assert problem.repair.endswith("."), "not what to do"
+
+
+def _portable(message: str) -> str:
+    """A message without what differs between two runs: folders, line numbers, Keras's counters."""
+    message = message.replace(f"{ROOT}/", "")
+    return re.sub(r"(\.py:|keras_tensor_)\d+", r"\1…", message)
 
 
 def _middle(plan: resect.Plan) -> str:
@@ -111,12 +106,6 @@ def _inputs(row: Row, model: Any, plan: resect.Plan) -> Any:
     return row.kind.inputs(model) if same else None
 
 
-#: Kinds that can only be saved as the class that they are, with the reason.
-SAVED_WHOLE = {
-    "kerashub_vit_tiny": "KerasHub: ViTPatchingAndEmbedding cannot be made from its configuration.",
-}
-
-
 def _saves(row: Row, new_kind: str) -> bool:
     saves = "saves" in row.kind.tags and keras.backend.backend() not in row.kind.unsaved
     return saves and (row.kind.name not in SAVED_WHOLE or new_kind != "Functional")
@@ -132,8 +121,3 @@ def _assert_joins(row: Row, model: Any, plan: resect.Plan, tail: Any) -> None:
     for a, b in zip(keras.tree.flatten(expected), keras.tree.flatten(found), strict=True):
         a, b = (np.asarray(keras.ops.convert_to_numpy(t), "float64") for t in (a, b))
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-5)
-
-
-def _without_places(message: str) -> str:
-    """A message without what differs from machine to machine: folders and line numbers."""
-    return re.sub(r"(\.py):\d+", r"\1:…", message.replace(f"{ROOT}/", ""))

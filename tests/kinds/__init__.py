@@ -8,8 +8,8 @@
     outputs_of(model, inputs)          # what it computes, as numpy arrays
     kind.reload(model, tmp_path)       # saved and loaded again
 
-Importing the package registers all of them. Layers have fixed names, so tests and drawings can refer to them;
-only operations between layers are named by Keras.
+Importing the package registers all of them. Layers have fixed names, so tests and drawings can
+refer to them; only operations between layers are named by Keras.
 """
 
 from tests.kinds import (
@@ -31,7 +31,17 @@ from tests.kinds import (
 from tests.kinds.registry import KINDS, PLAIN, TAGS, Kind, kind, select
 from zoo.randomise import inputs_for, outputs_of, randomise
 
-__all__ = ["KINDS", "PLAIN", "TAGS", "Kind", "inputs_for", "kind", "outputs_of", "randomise", "select"]
+__all__ = [
+    "KINDS",
+    "PLAIN",
+    "TAGS",
+    "Kind",
+    "inputs_for",
+    "kind",
+    "outputs_of",
+    "randomise",
+    "select",
+]
 
 del (
     attention,

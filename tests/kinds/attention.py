@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from tests.kinds.registry import PLAIN, kind
@@ -36,9 +37,15 @@ def attention_mask_input() -> keras.Model:
     """An attention mask that is an input of the model, reshaped on its way to the layer."""
     sequence = keras.Input((5, 4), name="sequence")
     mask = keras.Input((5,), dtype="bool", name="padding_mask")
-    x = layers.MultiHeadAttention(2, 3, name="attention")(sequence, sequence, attention_mask=mask[:, None, :])
+    x = layers.MultiHeadAttention(2, 3, name="attention")(
+        sequence, sequence, attention_mask=mask[:, None, :]
+    )
     x = layers.GlobalAveragePooling1D(name="pool")(x)
-    return keras.Model({"sequence": sequence, "padding_mask": mask}, layers.Dense(3, name="logits")(x), name="attention_mask_input")
+    return keras.Model(
+        {"sequence": sequence, "padding_mask": mask},
+        layers.Dense(3, name="logits")(x),
+        name="attention_mask_input",
+    )
 
 
 @kind("grouped_query_attention")
@@ -62,11 +69,11 @@ def dot_attention() -> keras.Model:
 
 @kind("transformer_encoder", tags=PLAIN | {"masked", "raw_ops"})
 def transformer_encoder() -> keras.Model:
-    """Two transformer blocks over token and position embeddings, with residual `+` between layers."""
+    """Two transformer blocks over tokens and positions, with residual `+` between layers."""
     ids = keras.Input((6,), dtype="int32", name="ids")
     tokens = layers.Embedding(10, 4, mask_zero=True, name="tokens")(ids)
-    positions = layers.Embedding(6, 4, name="positions")(ops.arange(6))
-    x = tokens + positions
+    order = ops.zeros_like(ids) + np.arange(6, dtype="int32")
+    x = tokens + layers.Embedding(6, 4, name="positions")(order)
     for index in range(2):
         attended = layers.MultiHeadAttention(2, 2, name=f"block_{index}_attention")(x, x)
         x = layers.LayerNormalization(name=f"block_{index}_norm_1")(x + attended)

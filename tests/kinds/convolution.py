@@ -58,7 +58,8 @@ def unet_like() -> keras.Model:
     for index, skip in reversed(list(enumerate(skips))):
         x = layers.UpSampling2D(name=f"upsample_{index}")(x)
         x = layers.Concatenate(name=f"concat_{index}")([x, skip])
-        x = layers.Conv2D(skip.shape[-1], 3, padding="same", activation="relu", name=f"up_{index}")(x)
+        filters = skip.shape[-1]
+        x = layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"up_{index}")(x)
     return keras.Model(image, layers.Conv2D(1, 1, name="mask")(x), name="unet_like")
 
 
@@ -93,7 +94,7 @@ def squeeze_excite() -> keras.Model:
 
 @kind("conv_1d_3d", tags=PLAIN | {"multi_io"})
 def conv_1d_3d() -> keras.Model:
-    """Convolutions of one and three dimensions, with padding, cropping and reshaping around them."""
+    """Convolutions of one and three dimensions, with padding, cropping and reshaping."""
     signal, volume = keras.Input((8, 2), name="signal"), keras.Input((4, 4, 4, 1), name="volume")
     x = layers.ZeroPadding1D(1, name="pad")(signal)
     x = layers.Conv1D(3, 3, dilation_rate=2, activation="relu", name="conv_1d")(x)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from tests.kinds.registry import PLAIN, kind
+from tests.kinds.registry import kind
 
 
 @keras.saving.register_keras_serializable(package="kinds")
@@ -21,7 +21,9 @@ class Scale(layers.Layer):
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.scale = self.add_weight(
-            shape=(input_shape[-1],), initializer=keras.initializers.Constant(self.start), name="scale"
+            shape=(input_shape[-1],),
+            initializer=keras.initializers.Constant(self.start),
+            name="scale",
         )
 
     def call(self, x: Any) -> Any:
@@ -33,7 +35,7 @@ class Scale(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="kinds")
 class ResidualBlock(layers.Layer):
-    """A composite layer without `build` or `get_config`: Keras works out both when it calls the layer."""
+    """A composite layer without `build` or `get_config`: Keras works both out."""
 
     def __init__(self, width: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -57,7 +59,7 @@ class BuiltResidualBlock(ResidualBlock):
 
 
 class Apply(layers.Layer):
-    """Applies a function. It has no `get_config`, and a function is no configuration, so it cannot be saved."""
+    """Applies a function. Without `get_config`, and with such an argument, it cannot be saved."""
 
     def __init__(self, function: Callable[[Any], Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -70,10 +72,12 @@ class Apply(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="kinds")
 class RunningMean(layers.Layer):
-    """Subtracts a running mean, which training updates; its state lives in a variable that is no weight matrix."""
+    """Subtracts a running mean, which training updates."""
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        self.mean = self.add_weight(shape=(input_shape[-1],), initializer="zeros", trainable=False, name="mean")
+        self.mean = self.add_weight(
+            shape=(input_shape[-1],), initializer="zeros", trainable=False, name="mean"
+        )
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         if training:
@@ -117,10 +121,12 @@ def composite() -> keras.Model:
 
 @kind("custom_layer_without_build", load_warning=r"`build\(\)` was called on layer 'block'")
 def without_build() -> keras.Model:
-    """A layer of layers with neither `build` nor `get_config`: its parts are built by its first call."""
+    """A layer of layers with neither `build` nor `get_config`: its first call builds them."""
     features = keras.Input((4,), name="features")
     x = ResidualBlock(4, name="block")(features)
-    return keras.Model(features, layers.Dense(3, name="logits")(x), name="custom_layer_without_build")
+    return keras.Model(
+        features, layers.Dense(3, name="logits")(x), name="custom_layer_without_build"
+    )
 
 
 @kind("custom_layer_without_config", tags={"trains"})
@@ -128,7 +134,9 @@ def without_config() -> keras.Model:
     """A layer whose configuration Keras cannot know, so the model cannot be saved."""
     features = keras.Input((4,), name="features")
     x = Apply(lambda tensor: ops.tanh(tensor), name="apply")(features)
-    return keras.Model(features, layers.Dense(3, name="logits")(x), name="custom_layer_without_config")
+    return keras.Model(
+        features, layers.Dense(3, name="logits")(x), name="custom_layer_without_config"
+    )
 
 
 @kind("custom_layer_with_state")

@@ -47,7 +47,10 @@ def multi_io_list() -> keras.Model:
     """Two inputs and two outputs, in lists."""
     left, right = keras.Input((4,), name="left"), keras.Input((3,), name="right")
     joined = layers.Concatenate(name="concat")(
-        [layers.Dense(5, activation="relu", name="left_dense")(left), layers.Dense(4, name="right_dense")(right)]
+        [
+            layers.Dense(5, activation="relu", name="left_dense")(left),
+            layers.Dense(4, name="right_dense")(right),
+        ]
     )
     outputs = [layers.Dense(3, name="first")(joined), layers.Dense(2, name="second")(joined)]
     return keras.Model([left, right], outputs, name="functional_multi_io_list")
@@ -71,11 +74,17 @@ def multi_io_dict() -> keras.Model:
 @kind("functional_nested_structure", tags=PLAIN | {"multi_io"})
 def nested_structure() -> keras.Model:
     """Inputs and outputs in lists within dicts."""
-    inputs = {"pair": [keras.Input((3,), name="one"), keras.Input((3,), name="two")], "last": keras.Input((4,), name="last")}
+    inputs = {
+        "pair": [keras.Input((3,), name="one"), keras.Input((3,), name="two")],
+        "last": keras.Input((4,), name="last"),
+    }
     summed = layers.Add(name="add")(inputs["pair"])
     last = layers.Dense(3, name="last_dense")(inputs["last"])
     outputs = {
-        "z": [layers.Dense(2, name="sum_dense")(summed), layers.Average(name="average")([summed, last])],
+        "z": [
+            layers.Dense(2, name="sum_dense")(summed),
+            layers.Average(name="average")([summed, last]),
+        ],
         "a": last,
     }
     return keras.Model(inputs, outputs, name="functional_nested_structure")
@@ -94,14 +103,22 @@ def inner_output() -> keras.Model:
 def input_as_output() -> keras.Model:
     """An input that is also an output, next to a computed one."""
     features = keras.Input((4,), name="features")
-    return keras.Model(features, [features, layers.Dense(3, name="logits")(features)], name="functional_input_as_output")
+    return keras.Model(
+        features,
+        [features, layers.Dense(3, name="logits")(features)],
+        name="functional_input_as_output",
+    )
 
 
 @kind("functional_unused_input", tags=PLAIN | {"multi_io"})
 def unused_input() -> keras.Model:
     """An input that no output depends on."""
     features, ignored = keras.Input((4,), name="features"), keras.Input((2,), name="ignored")
-    return keras.Model([features, ignored], layers.Dense(3, name="logits")(features), name="functional_unused_input")
+    return keras.Model(
+        [features, ignored],
+        layers.Dense(3, name="logits")(features),
+        name="functional_unused_input",
+    )
 
 
 @kind("functional_single_in_list")
@@ -109,7 +126,9 @@ def single_in_list() -> keras.Model:
     """One input and one output, each in a list of one."""
     features = keras.Input((4,), name="features")
     hidden = layers.Dense(5, activation="relu", name="dense")(features)
-    return keras.Model([features], [layers.Dense(3, name="logits")(hidden)], name="functional_single_in_list")
+    return keras.Model(
+        [features], [layers.Dense(3, name="logits")(hidden)], name="functional_single_in_list"
+    )
 
 
 @kind("functional_merges")
@@ -135,7 +154,7 @@ def merges() -> keras.Model:
 
 @keras.saving.register_keras_serializable(package="kinds")
 class Classifier(keras.Model):
-    """A subclass of Functional in the style of KerasHub: it keeps its layers, and rebuilds from its own arguments."""
+    """A subclass of Functional in the style of KerasHub: its configuration is its own arguments."""
 
     def __init__(self, width: int, classes: int, **kwargs: Any) -> None:
         stem = layers.Dense(width, activation="relu", name="stem")
@@ -149,7 +168,12 @@ class Classifier(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor, and not the graph."""
-        return {"width": self.width, "classes": self.classes, "name": self.name, "trainable": self.trainable}
+        return {
+            "width": self.width,
+            "classes": self.classes,
+            "name": self.name,
+            "trainable": self.trainable,
+        }
 
 
 @kind("functional_subclass")
@@ -191,7 +215,10 @@ def _without_extra(model: keras.Model, batch: int, seed: int) -> Any:
 @kind("optional_input", tags=PLAIN | {"multi_io"}, inputs=_without_extra)
 def optional_input() -> keras.Model:
     """An input that may be missing, and here is."""
-    features, extra = keras.Input((4,), name="features"), keras.Input((4,), optional=True, name="extra")
+    features, extra = (
+        keras.Input((4,), name="features"),
+        keras.Input((4,), optional=True, name="extra"),
+    )
     x = AddIfPresent(name="add_if_present")(features, extra)
     return keras.Model([features, extra], layers.Dense(3, name="logits")(x), name="optional_input")
 

@@ -35,4 +35,6 @@ def classifier() -> keras.Model:
     """A backbone within a model with a new head: fine-tuning."""
     backbone = TEXT["bert"].build()
     x = backbone(backbone.input)["pooled_output"]
-    return keras.Model(backbone.input, layers.Dense(3, name="logits")(x), name="kerashub_classifier")
+    return keras.Model(
+        backbone.input, layers.Dense(3, name="logits")(x), name="kerashub_classifier"
+    )

@@ -41,7 +41,9 @@ def sequential() -> keras.Model:
         ],
         name="head",
     )
-    return keras.Model(features, head(layers.Dense(5, name="stem")(features)), name="nested_sequential")
+    return keras.Model(
+        features, head(layers.Dense(5, name="stem")(features)), name="nested_sequential"
+    )
 
 
 @kind("nested_two_levels", tags=NESTED)
@@ -51,7 +53,9 @@ def two_levels() -> keras.Model:
     x = _encoder("inner", width=4)(middle_features)
     middle = keras.Model(middle_features, layers.Dense(5, name="middle_dense")(x), name="middle")
     features = keras.Input((4,), name="features")
-    return keras.Model(features, layers.Dense(3, name="logits")(middle(features)), name="nested_two_levels")
+    return keras.Model(
+        features, layers.Dense(3, name="logits")(middle(features)), name="nested_two_levels"
+    )
 
 
 @kind("nested_called_twice", tags=NESTED | {"shared", "multi_io"})
@@ -60,7 +64,9 @@ def called_twice() -> keras.Model:
     left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
     encoder = _encoder()
     difference = layers.Subtract(name="subtract")([encoder(left), encoder(right)])
-    return keras.Model([left, right], layers.Dense(3, name="logits")(difference), name="nested_called_twice")
+    return keras.Model(
+        [left, right], layers.Dense(3, name="logits")(difference), name="nested_called_twice"
+    )
 
 
 @kind("nested_dict_io", tags=NESTED | {"multi_io"})
@@ -69,7 +75,10 @@ def dict_io() -> keras.Model:
     inner_inputs = {"query": keras.Input((4,), name="query"), "key": keras.Input((4,), name="key")}
     query = layers.Dense(5, name="query_dense")(inner_inputs["query"])
     key = layers.Dense(5, name="key_dense")(inner_inputs["key"])
-    inner_outputs = {"sum": layers.Add(name="inner_add")([query, key]), "product": layers.Multiply(name="mul")([query, key])}
+    inner_outputs = {
+        "sum": layers.Add(name="inner_add")([query, key]),
+        "product": layers.Multiply(name="mul")([query, key]),
+    }
     inner = keras.Model(inner_inputs, inner_outputs, name="inner")
     features = keras.Input((4,), name="features")
     outputs = inner({"query": features, "key": layers.Dense(4, name="stem")(features)})
@@ -79,17 +88,19 @@ def dict_io() -> keras.Model:
 
 @kind("nested_used_directly_too", tags=NESTED - {"saves"} | {"shared", "multi_io"})
 def used_directly_too() -> keras.Model:
-    """A layer of an inner model that the outer model also calls itself; Keras saves it but cannot load it."""
+    """A layer of an inner model that the outer one calls too; Keras saves but cannot load it."""
     encoder = _encoder(width=4)
     features = keras.Input((4,), name="features")
     whole = encoder(features)
     part = encoder.get_layer("encoder_dense_1")(whole)
-    return keras.Model(features, [layers.Dense(3, name="logits")(whole), part], name="nested_used_directly_too")
+    return keras.Model(
+        features, [layers.Dense(3, name="logits")(whole), part], name="nested_used_directly_too"
+    )
 
 
 @kind("nested_fine_tuned", tags=NESTED | {"frozen"})
 def fine_tuned() -> keras.Model:
-    """Transfer learning as the guide teaches it: a frozen base called with `training=False`, and a new head."""
+    """Transfer learning by the guide: a frozen base called with `training=False`, a new head."""
     base = _encoder("base")
     base.trainable = False
     features = keras.Input((4,), name="features")

@@ -22,7 +22,9 @@ def raw_ops() -> keras.Model:
     x = ops.reshape(x, (-1, 2, 3))
     x = ops.mean(x, axis=1)
     x = layers.Dense(4, name="dense_2")(x)
-    return keras.Model(features, x / ops.sqrt(ops.sum(x**2, axis=-1, keepdims=True) + 1.0), name="raw_ops")
+    return keras.Model(
+        features, x / ops.sqrt(ops.sum(x**2, axis=-1, keepdims=True) + 1.0), name="raw_ops"
+    )
 
 
 @kind("raw_ops_last", tags=OPERATIONS)
@@ -40,7 +42,9 @@ def several_outputs() -> keras.Model:
     first, _, last = ops.split(layers.Dense(6, name="dense")(features), 3, axis=-1)
     values, _ = ops.top_k(features, 2)
     return keras.Model(
-        features, [layers.Dense(3, name="logits")(first + values), last], name="raw_ops_several_outputs"
+        features,
+        [layers.Dense(3, name="logits")(first + values), last],
+        name="raw_ops_several_outputs",
     )
 
 
@@ -60,7 +64,9 @@ def constant_tensor() -> keras.Model:
     """A tensor of the backend as an operand."""
     features = keras.Input((4,), name="features")
     offset = ops.convert_to_tensor(np.arange(4, dtype="float32"))
-    return keras.Model(features, layers.Dense(3, name="logits")(ops.add(features, offset)), name="constant_tensor")
+    return keras.Model(
+        features, layers.Dense(3, name="logits")(ops.add(features, offset)), name="constant_tensor"
+    )
 
 
 @kind("attention_by_hand", tags=OPERATIONS)
@@ -76,7 +82,9 @@ def attention_by_hand() -> keras.Model:
     weights = ops.softmax(ops.einsum("bhqd,bhkd->bhqk", query, key) / 2.0)
     mixed = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
     x = layers.Dense(8, name="project")(ops.reshape(mixed, (-1, 5, 8)))
-    return keras.Model(sequence, layers.LayerNormalization(name="norm")(sequence + x), name="attention_by_hand")
+    return keras.Model(
+        sequence, layers.LayerNormalization(name="norm")(sequence + x), name="attention_by_hand"
+    )
 
 
 @kind("lambda_layer", tags=PLAIN, load_options={"safe_mode": False})

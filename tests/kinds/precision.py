@@ -36,7 +36,9 @@ def mixed_within() -> keras.Model:
     x = layers.Conv2D(4, 3, activation="relu", dtype="mixed_bfloat16", name="conv")(image)
     x = layers.GlobalAveragePooling2D(dtype="bfloat16", name="pool")(x)
     x = layers.Dense(3, dtype="mixed_bfloat16", name="dense")(x)
-    return keras.Model(image, layers.Activation("softmax", dtype="float32", name="softmax")(x), name="mixed_within")
+    return keras.Model(
+        image, layers.Activation("softmax", dtype="float32", name="softmax")(x), name="mixed_within"
+    )
 
 
 def _quantized(mode: str, name: str | None = None) -> keras.Model:
@@ -68,7 +70,7 @@ def quantized_float8() -> keras.Model:
 
 @kind("quantized_int8_lora", tags={"trains", "quantized", "lora"})
 def quantized_int8_lora() -> keras.Model:
-    """An int8 kernel with a trainable low-rank adapter, which Keras merges and rounds when it saves."""
+    """An int8 kernel with a low-rank adapter, which Keras merges and rounds when it saves."""
     model = _quantized("int8", "quantized_int8_lora")
     dense = model.get_layer("dense")
     dense.enable_lora(2)

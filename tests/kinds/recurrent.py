@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 from keras import layers
 
 from tests.kinds.registry import PLAIN, kind
+from zoo.randomise import inputs_for
 
 
 @kind("lstm_masked", tags=PLAIN | {"masked"})
@@ -18,7 +21,14 @@ def lstm_masked() -> keras.Model:
     return keras.Model(ids, layers.Dense(3, name="logits")(x), name="lstm_masked")
 
 
-@kind("masking_layer", tags=PLAIN | {"masked"})
+def _ending_early(model: keras.Model, batch: int, seed: int) -> Any:
+    """Sequences of which every other one ends in zeros."""
+    sequence = inputs_for(model, batch, seed)
+    sequence[1::2, 3:] = 0.0
+    return sequence
+
+
+@kind("masking_layer", tags=PLAIN | {"masked"}, inputs=_ending_early)
 def masking_layer() -> keras.Model:
     """A `Masking` layer before two recurrent layers."""
     sequence = keras.Input((5, 3), name="sequence")
@@ -34,7 +44,9 @@ def gru_initial_state() -> keras.Model:
     sequence, context = keras.Input((5, 3), name="sequence"), keras.Input((2,), name="context")
     state = layers.Dense(4, activation="tanh", name="state")(context)
     x = layers.GRU(4, name="gru")(sequence, initial_state=state)
-    return keras.Model([sequence, context], layers.Dense(3, name="logits")(x), name="gru_initial_state")
+    return keras.Model(
+        [sequence, context], layers.Dense(3, name="logits")(x), name="gru_initial_state"
+    )
 
 
 @kind("lstm_return_state", tags=PLAIN | {"multi_io"})
@@ -43,13 +55,15 @@ def lstm_return_state() -> keras.Model:
     source, target = keras.Input((5, 3), name="source"), keras.Input((4, 2), name="target")
     _, hidden, cell = layers.LSTM(4, return_state=True, name="encoder")(source)
     x = layers.LSTM(4, return_sequences=True, name="decoder")(target, initial_state=[hidden, cell])
-    return keras.Model([source, target], layers.Dense(3, name="logits")(x), name="lstm_return_state")
+    return keras.Model(
+        [source, target], layers.Dense(3, name="logits")(x), name="lstm_return_state"
+    )
 
 
 @kind(
     "stateful_rnn",
     tags=PLAIN | {"stateful"},
-    untrained={"torch": "Keras: on torch a stateful RNN updates its states in place, which autograd refuses."},
+    untrained={"torch": "Keras: on torch a stateful RNN changes states that autograd needs."},
 )
 def stateful_rnn() -> keras.Model:
     """An LSTM that remembers its state from one batch to the next."""
@@ -60,10 +74,12 @@ def stateful_rnn() -> keras.Model:
 
 @kind("bidirectional", tags=PLAIN | {"masked"})
 def bidirectional() -> keras.Model:
-    """Bidirectional layers under a mask, one with the same class both ways and one with two classes."""
+    """Bidirectional layers under a mask: one class both ways, and one class each way."""
     ids = keras.Input((6,), dtype="int32", name="ids")
     x = layers.Embedding(10, 4, mask_zero=True, name="embedding")(ids)
-    x = layers.Bidirectional(layers.LSTM(3, return_sequences=True, name="lstm"), name="both_lstm")(x)
+    x = layers.Bidirectional(layers.LSTM(3, return_sequences=True, name="lstm"), name="both_lstm")(
+        x
+    )
     x = layers.Bidirectional(
         layers.GRU(3, name="gru"),
         backward_layer=layers.SimpleRNN(3, go_backwards=True, name="rnn"),
@@ -77,7 +93,9 @@ def bidirectional() -> keras.Model:
 def time_distributed_layer() -> keras.Model:
     """`TimeDistributed` around a layer."""
     sequence = keras.Input((5, 3), name="sequence")
-    x = layers.TimeDistributed(layers.Dense(4, activation="relu", name="inner_dense"), name="each_dense")(sequence)
+    x = layers.TimeDistributed(
+        layers.Dense(4, activation="relu", name="inner_dense"), name="each_dense"
+    )(sequence)
     x = layers.TimeDistributed(layers.BatchNormalization(name="inner_bn"), name="each_bn")(x)
     x = layers.LSTM(4, name="lstm")(x)
     return keras.Model(sequence, layers.Dense(3, name="logits")(x), name="time_distributed_layer")
@@ -88,7 +106,9 @@ def time_distributed_model() -> keras.Model:
     """`TimeDistributed` around a model: a small CNN over every frame of a video."""
     frame = keras.Input((6, 6, 2), name="frame")
     x = layers.Conv2D(3, 3, activation="relu", name="frame_conv")(frame)
-    frame_model = keras.Model(frame, layers.GlobalAveragePooling2D(name="frame_pool")(x), name="frame_model")
+    frame_model = keras.Model(
+        frame, layers.GlobalAveragePooling2D(name="frame_pool")(x), name="frame_model"
+    )
     video = keras.Input((4, 6, 6, 2), name="video")
     x = layers.TimeDistributed(frame_model, name="each_frame")(video)
     x = layers.GRU(4, name="gru")(x)

@@ -48,14 +48,14 @@ class Kind:
 
     Attributes:
         name: Its name in tests and in the support table.
-        build: Makes a small model of the kind, with Keras's own initial weights where that is possible.
+        build: Makes a small model of the kind, with Keras's own initial weights where it can.
         feed: Makes random inputs from a model, a batch size and a seed.
         tags: What can be expected of it, see `TAGS`.
         unsupported: Backends on which Keras itself cannot run it, with the reason.
         unsaved: Backends on which Keras itself cannot save and reload it, with the reason.
         untrained: Backends on which Keras itself cannot train it, with the reason.
         load_options: What `keras.saving.load_model` needs besides the path.
-        load_warning: The beginning of the warning that Keras gives, in vain, when it loads the model.
+        load_warning: The beginning of the warning that Keras gives, in vain, when it loads it.
     """
 
     name: str
@@ -136,10 +136,12 @@ def kind(
 
 
 def select(*, having: Iterable[str] = (), lacking: Iterable[str] = ()) -> list[Kind]:
-    """The kinds that have all the tags of `having` and none of `lacking`, and that run on the current backend."""
+    """The kinds with all tags of `having`, none of `lacking`, that run on this backend."""
     backend = keras.backend.backend()
     return [
         each
         for each in KINDS.values()
-        if each.tags.issuperset(having) and each.tags.isdisjoint(lacking) and backend not in each.unsupported
+        if each.tags.issuperset(having)
+        and each.tags.isdisjoint(lacking)
+        and backend not in each.unsupported
     ]

@@ -57,7 +57,10 @@ def no_input() -> keras.Model:
 @kind("sequential_single")
 def single() -> keras.Model:
     """A `Sequential` of a single layer: the smallest model there is."""
-    return keras.Sequential([keras.Input((4,), name="features"), layers.Dense(3, name="logits")], name="sequential_single")
+    return keras.Sequential(
+        [keras.Input((4,), name="features"), layers.Dense(3, name="logits")],
+        name="sequential_single",
+    )
 
 
 @kind("sequential_nested", tags=PLAIN | {"nested"})
@@ -70,10 +73,15 @@ def nested() -> keras.Model:
         name="block",
     )
     stem = keras.Sequential(
-        [keras.Input((4,), name="stem_features"), layers.Dense(6, activation="relu", name="stem_dense")], name="stem"
+        [
+            keras.Input((4,), name="stem_features"),
+            layers.Dense(6, activation="relu", name="stem_dense"),
+        ],
+        name="stem",
     )
     return keras.Sequential(
-        [keras.Input((4,), name="features"), stem, block, layers.Dense(3, name="logits")], name="sequential_nested"
+        [keras.Input((4,), name="features"), stem, block, layers.Dense(3, name="logits")],
+        name="sequential_nested",
     )
 
 
@@ -111,7 +119,12 @@ def regularized() -> keras.Model:
                 kernel_constraint=keras.constraints.MaxNorm(3.0),
                 name="dense_1",
             ),
-            layers.Dense(5, activity_regularizer=keras.regularizers.L1(0.01), activation="relu", name="dense_2"),
+            layers.Dense(
+                5,
+                activity_regularizer=keras.regularizers.L1(0.01),
+                activation="relu",
+                name="dense_2",
+            ),
             layers.ActivityRegularization(l2=0.1, name="activity"),
             layers.Dense(3, name="logits"),
         ],

@@ -1,4 +1,4 @@
-"""Subclassed models: some whose `call` can be traced into a graph, and one for every reason why it cannot."""
+"""Subclassed models: some that can be traced into a graph, and one for every reason why not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _built(model: keras.Model, feed: Callable[..., Any] = _features) -> keras.Mo
     return model
 
 
-# --- models that can be traced ---------------------------------------------------------------------------------------
+# --- models that can be traced -------------------------------------------------------------------
 
 
 @registered
@@ -60,7 +60,9 @@ class Looped(keras.Model):
 
     def __init__(self, depth: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.blocks = [layers.Dense(4, activation="relu", name=f"block_{index}") for index in range(depth)]
+        self.blocks = [
+            layers.Dense(4, activation="relu", name=f"block_{index}") for index in range(depth)
+        ]
         self.norm = layers.BatchNormalization(name="norm")
         self.logits = layers.Dense(3, name="logits")
 
@@ -106,7 +108,9 @@ class Composed(keras.Model):
         features = keras.Input((4,), name="stem_features")
         self.stem = keras.Model(features, layers.Dense(4, name="stem_dense")(features), name="stem")
         self.middle = Simple(name="middle")
-        self.head = keras.Sequential([layers.Dense(3, name="head_dense"), layers.Softmax(name="softmax")], name="head")
+        self.head = keras.Sequential(
+            [layers.Dense(3, name="head_dense"), layers.Softmax(name="softmax")], name="head"
+        )
 
     def call(self, x: Any) -> Any:
         return self.head(self.middle(self.stem(x)))
@@ -147,7 +151,7 @@ def inside() -> keras.Model:
     return keras.Model(features, layers.Dense(2, name="head")(x), name="subclassed_inside")
 
 
-# --- models that cannot ----------------------------------------------------------------------------------------------
+# --- models that cannot --------------------------------------------------------------------------
 
 
 @registered
@@ -165,7 +169,9 @@ class Branching(keras.Model):
         return -x
 
 
-TRAINING_TRACES = {"jax": "Keras: on JAX, training traces the model to build its metrics, even when it runs eagerly."}
+TRAINING_TRACES = {
+    "jax": "Keras: on JAX, training traces even an eager model, to build its metrics."
+}
 
 
 def _eager(model: keras.Model) -> keras.Model:

@@ -1,4 +1,4 @@
-"""Models of which some part does not train: the part can be a layer, a variable, a nested model or all of it."""
+"""Models of which some part does not train: a layer, a variable, a nested model or all of it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def frozen_nested() -> keras.Model:
     inner.get_layer("dense_2").trainable = False
     outer_features = keras.Input((4,), name="outer_features")
     x = layers.Dense(4, name="stem")(outer_features)
-    model = keras.Model(outer_features, layers.Dense(2, name="head")(inner(x)), name="frozen_nested")
+    model = keras.Model(
+        outer_features, layers.Dense(2, name="head")(inner(x)), name="frozen_nested"
+    )
     inner.trainable = False
     return model
 
@@ -80,7 +82,11 @@ def frozen_sublayer() -> keras.Model:
 def frozen_sequential() -> keras.Model:
     """A `Sequential` with `trainable = False`."""
     model = keras.Sequential(
-        [keras.Input((4,), name="features"), layers.Dense(5, name="dense"), layers.Dense(3, name="logits")],
+        [
+            keras.Input((4,), name="features"),
+            layers.Dense(5, name="dense"),
+            layers.Dense(3, name="logits"),
+        ],
         name="frozen_sequential",
     )
     model.trainable = False

@@ -1,4 +1,4 @@
-"""Why doesn't `model.layers.pop()` remove the layer? (It pops from a list that Keras made for you.)"""
+"""Why doesn't `model.layers.pop()` remove the layer? (It pops from a list that is made for you.)"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why does `model.pop()` fail? (A trained Sequential loses its last layer, and then cannot `fit`.)"""
+"""Why does `model.pop()` fail? (A trained Sequential loses a layer, and then cannot `fit`.)"""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_another_activation_with_the_weights_that_fit(build):
     assert_equal(middle.get_weights(), model.get_layer("middle").get_weights())
     hidden = model.get_layer("hidden")(data_for(model)[0])
     kernel, bias = model.get_layer("middle").get_weights()
-    activated = keras.ops.tanh(keras.ops.matmul(hidden, kernel) + bias)
+    activated = keras.ops.tanh(keras.ops.add(keras.ops.matmul(hidden, kernel), bias))
     expected = model.get_layer("logits")(activated)
     assert_close(predictions(new), keras.ops.convert_to_numpy(expected))
 

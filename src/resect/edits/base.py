@@ -242,7 +242,9 @@ def layers_text(value: Any) -> str:
         made = {layer for _, chain in value.layers for layer in chain}
         return " or ".join(sorted({type(layer).__name__ for layer in made}))
     if isinstance(value, (list, tuple)):
-        return ", ".join(layers_text(layer) for layer in value)
+        return ", ".join(layers_text(layer) for layer in value) or "an empty list"
+    if value is None:
+        return "None"
     if isinstance(value, type):
         return f"the class {value.__name__}"
     return type(value).__name__ if is_layer(value) else "what a function returns"

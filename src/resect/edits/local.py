@@ -69,7 +69,19 @@ class Remove(Edit):
         return in_each(graph, resolve(self.where, graph), self._remove)
 
     def pinned(self, graph: Graph) -> Edit:
-        return dataclasses.replace(self, where=_spellings(resolve(self.where, graph), graph))
+        places = resolve(self.where, graph)
+        return Remove(_spellings(places, graph), self._pinned_keep(places, graph), self.on_mismatch)
+
+    def _pinned_keep(self, places: tuple[Place, ...], graph: Graph) -> Where:
+        if self.keep is None or isinstance(self.keep, str):
+            return self.keep
+        kept: dict[str, None] = {}
+        for place in places:
+            nested = graph.at(place.path)
+            if len(nested.nodes[place.call].data_inputs) > 1:
+                goes_on = self._goes_on(nested, place.call, place.path)
+                kept[nested.tensor_label(goes_on)] = None
+        return tuple(kept) or None
 
     def _remove(self, graph: Graph, calls: list[Call], path: tuple[str, ...]) -> Graph:
         instead: dict[Ref, Ref] = {}

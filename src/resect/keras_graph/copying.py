@@ -81,6 +81,7 @@ class Copier:
         self.variables: list[tuple[Any, Any]] = []
         self._model = model
         self._memo: dict[int, Any] = {}
+        self._copiers: dict[type, Callable[[Copier, Any], Any]] = {}
         self._sources: list[Any] = []  # keeps every source alive: the memo goes by identity
 
     def layer(self, layer: Any, name: str | None = None) -> Any:
@@ -118,8 +119,7 @@ class Copier:
             new = self._attributes(skeleton)
         except _NotCopyableError as stopped:
             raise CopyError(
-                f"{type(layer).__name__} holds {stopped}, so it cannot be rebuilt for another "
-                "shape.",
+                f"{_title(layer)} holds {stopped}, so it cannot be rebuilt for another shape.",
                 "Keep that object outside the layer.",
                 layer.name,
             ) from None
@@ -200,13 +200,17 @@ class Copier:
 
     def _value(self, value: Any) -> Any:
         kind = type(value)
-        if kind in _ATOMIC_EXACT or isinstance(value, _ATOMIC):
+        if kind in _ATOMIC_EXACT:
             return value
         if id(value) in self._memo:
             return self._memo[id(value)]
-        for types_, copy_as in _COPIERS:
-            if isinstance(value, types_):
-                return copy_as(self, value)
+        if kind not in self._copiers:
+            known = (how for types_, how in _COPIERS if isinstance(value, types_))
+            self._copiers[kind] = next(known, Copier._other)
+        return self._copiers[kind](self, value)
+
+    def _other(self, value: Any) -> Any:
+        kind = type(value)
         if is_backend_tensor(value):
             return copied_tensor(value)
         if is_tracking_reference(value):
@@ -332,14 +336,13 @@ class Copier:
         """Re-creates a layer from its configuration and gives it the values of the source."""
         if self.weights == "share" and getattr(layer, "variables", ()):
             raise CopyError(
-                f"{type(layer).__name__} holds {found}, so it cannot be copied around its "
-                "variables.",
+                f"{_title(layer)} holds {found}, so it cannot be copied around its variables.",
                 'Use weights="copy".',
                 layer.name,
             )
         if any(id(variable) in self._memo for variable in getattr(layer, "variables", ())):
             raise CopyError(
-                f"{type(layer).__name__} holds {found}, so it must be re-created from its "
+                f"{_title(layer)} holds {found}, so it must be re-created from its "
                 "configuration, which would untie the variables that it shares with other layers.",
                 "Keep that object outside the layer.",
                 layer.name,
@@ -350,8 +353,7 @@ class Copier:
             pairs, left = carry_state(layer, new)
             if left or len(pairs) != len(getattr(layer, "variables", ())):
                 raise CopyError(
-                    f"{type(layer).__name__} re-created from its configuration has other "
-                    "variables.",
+                    f"{_title(layer)} re-created from its configuration has other variables.",
                     "Give the class a get_config that describes it.",
                     layer.name,
                 )
@@ -359,8 +361,8 @@ class Copier:
             raise
         except Exception as error:
             raise CopyError(
-                f"{type(layer).__name__} holds {found}, which cannot be copied, and re-creating it "
-                f"from its configuration failed: {type(error).__name__}: {_first_line(error)}",
+                f"{_title(layer)} holds {found}, which cannot be copied, and re-creating it "
+                f"from its configuration failed: {type(error).__name__}: {_first_sentence(error)}",
                 "Give the class a get_config that describes it, or keep that object outside it.",
                 layer.name,
             ) from error
@@ -372,6 +374,7 @@ class Copier:
 
 
 _COPIERS: list[tuple[Any, Callable[[Copier, Any], Any]]] = [
+    (_ATOMIC, lambda _, value: value),
     (keras.Variable, Copier._variable),
     (private.Tracker, Copier._tracker),
     (keras.Sequential, Copier._sequential),
@@ -422,5 +425,9 @@ def _build_like(layer: Any, new: Any) -> None:
         new.build_from_config(layer.get_build_config() or {})
 
 
-def _first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), "")
+def _title(layer: Any) -> str:
+    return f"'{layer.name}' ({type(layer).__name__})"
+
+
+def _first_sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()).partition(". ")[0]

@@ -48,8 +48,8 @@ FRESH_LISTS = frozenset(
     {"_inbound_nodes", "_outbound_nodes", "_losses", "_loss_ids", "_losses_override"}
 )
 
-# What `compile` and `fit` leave on a model. Copies of models start uncompiled; the compile state of the
-# outermost model is carried on purpose, by `training`.
+# What `compile` and `fit` leave on a model. Copies of models start uncompiled; the compile state
+# of the outermost model is carried on purpose, by `training`.
 UNCOMPILED: dict[str, Any] = {
     "compiled": False,
     "loss": None,

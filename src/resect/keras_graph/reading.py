@@ -60,7 +60,7 @@ def _function_of(model: Any) -> Any:
             "Trace it first: resect.functional(model, inputs=keras.Input(...)).",
             model.name,
         )
-    raise _not_a_model(model)
+    raise not_a_model(model)
 
 
 def _no_sequential_graph(model: Any) -> ReadError:
@@ -78,7 +78,8 @@ def _no_sequential_graph(model: Any) -> ReadError:
     )
 
 
-def _not_a_model(model: Any) -> NotAModelError:
+def not_a_model(model: Any) -> NotAModelError:
+    """The error for what is no Keras model, with what to do about it."""
     kind, origin = type(model).__qualname__, type(model).__module__.split(".")[0]
     if origin not in ("builtins", "keras"):
         kind = f"{type(model).__module__}.{kind}"

@@ -76,10 +76,15 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    """The bits as unsigned integers, as wide as they may be: comparing them takes least memory."""
+    width = array.dtype.itemsize if array.dtype.itemsize in (1, 2, 4, 8) else 1
+    return np.ascontiguousarray(array).reshape(-1).view(f"u{width}")
 
 
 def _array(variable: Any) -> np.ndarray:
+    """The value as an array that may be a view of it."""
+    if keras.backend.backend() == "jax":  # where Keras's own conversion makes a copy
+        return np.asarray(variable.value)
     return np.asarray(keras.ops.convert_to_numpy(variable.value))
 
 

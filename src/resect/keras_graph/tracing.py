@@ -11,16 +11,17 @@ import inspect
 import linecache
 import re
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from resect.errors import NotAModelError, TraceError, UnbuiltError
+from resect.errors import TraceError, UnbuiltError
 from resect.graph import Graph
 from resect.keras_graph import private
-from resect.keras_graph.reading import has_graph, read
+from resect.keras_graph.reading import has_graph, not_a_model, read
 
 _LIBRARIES = ("keras", "keras_hub", "jax", "jaxlib", "torch", "tensorflow", "resect", "optree")
 
@@ -34,13 +35,13 @@ def trace(model: Any, inputs: Any = None) -> Graph:
             shapes that the model was built with, in Keras's default float type.
 
     Raises:
+        NotAModelError: Not a Keras 3 model.
         TraceError: `call` cannot be traced, or not exactly; names the file and line.
         UnbuiltError: The model has no weights or no input shape yet.
     """
     if not isinstance(model, keras.Model):
-        kind = f"{type(model).__module__}.{type(model).__qualname__}"
-        raise NotAModelError(f"A Keras 3 model is needed, and this is a {kind}.")
-    if has_graph(model):
+        raise not_a_model(model)
+    if has_graph(model) or isinstance(model, keras.Sequential):
         return read(model)
     _check_built(model)
     marks = _Marks(model)
@@ -77,9 +78,10 @@ class _Marks:
 
 
 def _check_built(model: Any) -> None:
-    unbuilt = [layer.name for layer in model._flatten_layers() if not layer.built]
+    parts = model._flatten_layers(include_self=False)
+    unbuilt = [layer.name for layer in parts if not layer.built]
     if not model.built or unbuilt:
-        which = f" (neither have {', '.join(unbuilt[:4])})" if unbuilt else ""
+        which = f" (nor have {', '.join(unbuilt[:4])})" if unbuilt else ""
         raise UnbuiltError(
             f"{type(model).__name__} '{model.name}' has not been built{which}: it has no weights.",
             "Call it once on a batch of data: model(batch).",
@@ -118,12 +120,12 @@ def _call(model: Any, inputs: Any, training: bool | None, values: Any = ()) -> A
     """One symbolic run of `call`; refuses if it raises or changes a variable."""
     takes_training = "training" in inspect.signature(model.call).parameters
     kwargs = {"training": training} if takes_training else {}
+    around = _Around(lambda: model.call(inputs, **kwargs))
     with keras.StatelessScope(state_mapping=values, initialize_variables=False) as scope:
         before = {id(v): scope.get_current_value(v) for v in model.variables}
-        try:
-            outputs = model.call(inputs, **kwargs)
-        except Exception as error:
-            raise _stopped(model, error) from error
+        outputs = around(training=training)
+        if around.error is not None:
+            raise _stopped(model, around.error) from around.error
         changed = [v for v in model.variables if scope.get_current_value(v) is not before[id(v)]]
     if changed:
         raise TraceError(
@@ -141,6 +143,27 @@ def _call(model: Any, inputs: Any, training: bool | None, values: Any = ()) -> A
             model.name,
         )
     return outputs
+
+
+class _Around(keras.Layer):
+    """Stands for the model: layers that are not told the mode take that of the call around them.
+
+    Attributes:
+        error: What the model's own code has raised, which Keras would dress up.
+    """
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        super().__init__(autocast=False, name="around")
+        self.run = run
+        self.error: Exception | None = None
+        self.built = True
+
+    def call(self, training: bool | None = None) -> Any:
+        try:
+            return self.run()
+        except Exception as error:
+            self.error = error
+            return None
 
 
 def _stopped(model: Any, error: Exception) -> TraceError:
@@ -219,35 +242,64 @@ def _recorded(outputs: Any) -> list[Any]:
 
 
 def _check_training(model: Any, inputs: Any) -> None:
-    """Refuses a `call` that takes another way in training mode."""
-    if "training" not in inspect.signature(model.call).parameters:
-        return
-    shapes = [_shape_of_trace(_call(model, inputs, mode)) for mode in (False, True)]
-    if shapes[0] != shapes[1]:
+    """Refuses a `call` that takes another way in training mode, or fixes the mode of a layer."""
+    traces = {mode: _call(model, inputs, mode) for mode in (False, True)}
+    if _shape_of_trace(traces[False]) != _shape_of_trace(traces[True]):
         raise TraceError(
             f"{_where(model, r'if .*training|training .*else')}: {type(model).__name__}.call takes "
             "another way in training mode. A graph has only one.",
             "Put the difference into a layer that takes training, as Dropout does.",
             model.name,
         )
+    for mode, outputs in traces.items():
+        for node in reversed(_recorded(outputs)):
+            if node.arguments.kwargs.get("training") is (not mode):
+                raise _fixed_mode(model, node.operation.name, not mode)
 
 
-def _shape_of_trace(outputs: Any) -> list[Any]:
-    """What was called in which order, the mode itself left out."""
-    numbers: dict[int, int] = {}
-    shape = []
-    for node in reversed(_recorded(outputs)):
-        numbers[id(node)] = len(numbers)
-        operation = node.operation
-        name = operation.name if isinstance(operation, keras.Layer) else type(operation).__name__
-        reads = [len(node.input_tensors)]
-        constants = [
-            leaf
-            for leaf in keras.tree.flatten(node.arguments.args)
-            if isinstance(leaf, (int, float, str))
-        ]
-        shape.append((name, reads, constants))
-    return shape
+def _fixed_mode(model: Any, layer: str, mode: bool) -> TraceError:
+    return TraceError(
+        f"{_where(model, rf'training *= *{mode}')}: {type(model).__name__}.call always calls "
+        f"'{layer}' with training={mode}. In a Functional model Keras overrides that.",
+        "Put that call into a layer of its own, which is one call in the graph.",
+        model.name,
+    )
+
+
+def _shape_of_trace(outputs: Any) -> Any:
+    """What was called with what, in which order and wiring; the mode itself left out."""
+    nodes = list(reversed(_recorded(outputs)))
+    tensors = {id(t): (i, k) for i, n in enumerate(nodes) for k, t in enumerate(n.outputs)}
+
+    def plain(structure: Any) -> Any:
+        return keras.tree.map_structure(lambda leaf: tensors.get(id(leaf), _plain(leaf)), structure)
+
+    calls = []
+    for node in nodes:
+        kwargs = {k: v for k, v in node.arguments.kwargs.items() if k != "training"}
+        calls.append((_settings(node.operation), plain(node.arguments.args), plain(kwargs)))
+    return calls, plain(outputs)
+
+
+def _settings(operation: Any) -> Any:
+    """A layer itself; of a raw operation the class and what it was told."""
+    if isinstance(operation, keras.Layer):
+        return operation.name
+    own = {k: _plain(v) for k, v in vars(operation).items() if k != "name" and k[0] != "_"}
+    return type(operation).__name__, own
+
+
+def _plain(value: Any) -> Any:
+    """A value that can be compared: constants by value, everything else by its kind."""
+    if isinstance(value, (int, float, complex, str, bytes, slice, type(None), type(...))):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.shape, str(value.dtype), value.tobytes()
+    if keras.ops.is_tensor(value):
+        return _plain(np.asarray(_numpy(value)))
+    return type(value).__name__
 
 
 def _graph(model: Any, inputs: Any, outputs: Any) -> Graph:

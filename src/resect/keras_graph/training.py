@@ -155,8 +155,8 @@ def _carry_state(old: Any, new: Any, heirs: Mapping[int, Any]) -> None:
     unknown = [v.path for v in old.variables if id(v) not in known]
     if unknown:
         raise CopyError(
-            f"The optimizer {type(old).__name__} keeps {', '.join(unknown[:4])} in a way that resect "
-            "does not know, and would lose it.",
+            f"The optimizer {type(old).__name__} keeps {', '.join(unknown[:4])} in a way that "
+            "resect does not know, and would lose it.",
             "Keep one variable per attribute, or a list with one for each trainable variable.",
             old.name,
         )
