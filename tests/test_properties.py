@@ -196,3 +196,14 @@ def test_a_model_cut_in_two_is_the_model(recipe: Recipe, data: st.DataObject) ->
     expected = outputs_of(model, inputs)
     for a, b in zip(keras.tree.flatten(expected), keras.tree.flatten(found), strict=True):
         np.testing.assert_allclose(a, keras.ops.convert_to_numpy(b), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [layers.ReLU, layers.Dropout, layers.Identity, layers.Flatten])
+def test_a_layer_of_one_tensor_does_not_take_the_place_of_a_merge(layer: Any) -> None:
+    # Found by the property above: ReLU answers two shapes with two shapes, Identity returns both.
+    inputs = keras.Input((WIDTH,))
+    hidden = layers.Dense(WIDTH)(inputs)
+    model = keras.Model(inputs, layers.Add(name="add")([inputs, hidden]))
+    swapped = layer(0.5) if layer is layers.Dropout else layer()
+    with pytest.raises(resect.errors.ShapeError, match="cannot take"):
+        resect.replace(model, "add", swapped)

@@ -1,6 +1,6 @@
 """Records the grid of kinds and edits, and writes the support table of the docs.
 
-    python -m tools.support            runs every cell: `tests/grid/refusals.toml`, `docs/support.md`
+    python -m tools.support            runs every cell; writes grid/refusals.toml and support.md
     python -m tools.support --page     only writes the page, from what is recorded
 
 The words of the refusals are those of JAX; kinds that Keras cannot run there are run elsewhere, in

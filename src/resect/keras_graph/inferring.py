@@ -244,12 +244,36 @@ class _Inference:
                 self.made[layer.name] = make()
             try:
                 with _without_states(self.made[layer.name]):
-                    return self._specs(self.made[layer.name](*args, **kwargs))
+                    outputs = self._specs(self.made[layer.name](*args, **kwargs))
             except Exception as error:
                 raise _MisfitError(_reason(error)) from error
+            if len(outputs) > 1 and any(isinstance(arg, (list, tuple)) for arg in args):
+                self._check_merges(node, args, kwargs, len(outputs))
+            return outputs
+
+    def _check_merges(self, node: Node, args: Any, kwargs: Any, count: int) -> None:
+        """Refuses a layer that takes one tensor, where it is given several.
+
+        Some layers answer a list of shapes with a list of shapes, and fail when they run; others
+        return the list, and all but its first tensor would be lost.
+        """
+        layer = self.made[node.call.layer]
+        try:
+            found = private.compute_output_spec(layer.call, *args, **kwargs)
+        except Exception as error:
+            raise _MisfitError(f"it takes one tensor. ({_reason(error)})") from error
+        if len(keras.tree.flatten(found)) != count:
+            raise _MisfitError("it takes one tensor.")
+        wanted = {ref.output for ref in self.graph.output_refs if ref.call == node.call}
+        wanted |= {i for i in range(count) if self.graph.readers(Ref(node.call, i))}
+        if len(wanted) < count:
+            raise _MisfitError(f"it returns {count} tensors, and {len(wanted)} would be used.")
 
     def _kept_outputs(self, node: Node, layer: Layer) -> _Outcome:
-        """The outputs of a layer of the source that is given another shape."""
+        """The outputs of a layer of the source that is given another shape or dtype."""
+        dtypes = zip(self._current(node), node.seen, strict=True)
+        if any((now.dtype == "string") != (before.dtype == "string") for now, before in dtypes):
+            raise _MisfitError("strings and numbers are not the same to it.")
         args, kwargs = self._arguments(node)
         if not isinstance(layer.op, keras.Layer):
             try:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
+from keras.src.backend import compute_output_spec
 from keras.src.backend.common import global_state
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.backend.common.stateless_scope import in_stateless_scope
@@ -33,6 +34,7 @@ __all__ = [
     "InputLayer",
     "Node",
     "Tracker",
+    "compute_output_spec",
     "deep_recursion",
     "fresh_names",
     "garbage_collection_paused",

@@ -11,7 +11,7 @@ import inspect
 import linecache
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ def trace(model: Any, inputs: Any = None) -> Graph:
     if has_graph(model) or isinstance(model, keras.Sequential):
         return read(model)
     _check_built(model)
+    _check_arguments(model)
     marks = _Marks(model)
     try:
         with private.fresh_names(_names(model, inputs)):  # every trace names its operations alike
@@ -58,7 +59,8 @@ def trace(model: Any, inputs: Any = None) -> Graph:
 
 def _names(model: Any, inputs: Any) -> list[str]:
     """The names that are in use before a trace."""
-    given = [tensor._keras_history.operation.name for tensor in keras.tree.flatten(inputs or [])]
+    flat = [] if inputs is None else keras.tree.flatten(inputs)
+    given = [tensor._keras_history.operation.name for tensor in flat]
     return [*given, *(layer.name for layer in model._flatten_layers())]
 
 
@@ -89,6 +91,23 @@ def _check_built(model: Any) -> None:
         )
 
 
+def _check_arguments(model: Any) -> None:
+    """Refuses a `call` that needs several arguments: a Functional model takes one structure."""
+    parameters = inspect.signature(model.call).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind <= 1]
+    if len(needed) > 1:
+        raise _several_arguments(model, needed)
+
+
+def _several_arguments(model: Any, names: Sequence[str]) -> TraceError:
+    return TraceError(
+        f"{place_of_call(model)}: {type(model).__name__}.call takes {len(names)} tensors: "
+        f"{', '.join(names)}. A Functional model takes one structure.",
+        "Let call take a list or a dict, and pass inputs=[keras.Input(...), ...].",
+        model.name,
+    )
+
+
 def _default_inputs(model: Any) -> Any:
     shapes = model._build_shapes_dict
     if not shapes:
@@ -98,12 +117,7 @@ def _default_inputs(model: Any) -> Any:
             model.name,
         )
     if len(shapes) > 1:
-        raise TraceError(
-            f"{type(model).__name__}.call takes {len(shapes)} tensors: {', '.join(shapes)}. A "
-            "Functional model takes one structure.",
-            "Let call take a list or a dict, and pass inputs=[keras.Input(...), ...].",
-            model.name,
-        )
+        raise _several_arguments(model, [name.removesuffix("_shape") for name in shapes])
     return _inputs_like(next(iter(shapes.values())))
 
 
