@@ -54,7 +54,7 @@ def chain(length: int) -> keras.Model:
 
 
 def measure(model: keras.Model, runs: int) -> tuple[float, float, float, float]:
-    """Seconds for reading, for removing the middle, for writing, and of the last inside `keras.Model()`."""
+    """Seconds for reading, removing the middle, writing, and of that inside `keras.Model()`."""
     times = []
     for _ in range(runs + 1):
         gc.collect()

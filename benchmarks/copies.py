@@ -86,7 +86,7 @@ def _inserting(new: keras.Layer, middle: str) -> Any:
 
 
 class CallNodes:
-    """The calls recorded on the layers of a model, to take off again what Keras's own way leaves there."""
+    """The calls recorded on the layers of a model: takes off what Keras's own way leaves there."""
 
     def __init__(self, model: keras.Model) -> None:
         self._lists = [

@@ -1,8 +1,8 @@
 """Peak memory of an independent copy, in a process of its own.
 
-Counted is the highest resident size during the edit (`VmHWM`, reset before) beyond the resident size just before it,
-when what the allocator holds without need has been given back. A small model has been edited before, so that code and
-compiled operations do not count.
+Counted is the highest resident size during the edit (`VmHWM`, reset before) beyond the resident
+size just before it, when what the allocator holds without need has been given back. A small model
+has been edited before, so that code and compiled operations do not count.
 """
 
 from __future__ import annotations

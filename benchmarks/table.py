@@ -88,18 +88,20 @@ def page(results: Sequence[dict[str, object]]) -> str:
 
 INTRODUCTION = """# Benchmarks
 
-Measured with `make bench BACKEND=jax` (or `tensorflow`, `torch`), on two cores that had other work to do: the times are
-noisy, the ratios less so, because what is compared took turns in one run. Each time is the median of several runs after
-one to warm up.
+Measured with `make bench BACKEND=jax` (or `tensorflow`, `torch`), on two cores that had other work
+to do: the times are noisy, the ratios less so, because what is compared took turns in one run. Each
+time is the median of several runs after one to warm up.
 
-- *Dropout in* inserts one `Dropout` in the middle of the model. By hand that is `keras.models.clone_model` with a
-  `call_function` that puts the layer in, and, for an independent copy, `set_weights`. By hand, `weights="share"` leaves
-  new call nodes on the layers of the source; resect leaves none.
+- *Dropout in* inserts one `Dropout` in the middle of the model. By hand that is
+  `keras.models.clone_model` with a `call_function` that puts the layer in, and, for an independent
+  copy, `set_weights`. By hand, `weights="share"` leaves new call nodes on the layers of the source;
+  resect leaves none.
 - *Peak memory* is counted beyond the source, in a process of its own.
-- *Layers in a row*: in parentheses are the times for reading, removing and writing. What `keras.Model()` takes inside is
-  shown apart, and its ratio is the time per layer against that of 100 layers.
-- *Split* writes two models at each cut. By hand the two share their weights with the source, and the tensors that cross
-  the cut have to be known.
+- *Layers in a row*: in parentheses are the times for reading, removing and writing. What
+  `keras.Model()` takes inside is shown apart; the ratio is the time per layer against that of 100
+  layers.
+- *Split* writes two models at each cut. By hand the two share their weights with the source, and
+  the tensors that cross the cut have to be known.
 """
 
 

@@ -62,11 +62,11 @@ def assert_surgery(
     before = before or Source.of(model)
     new = plan.apply(weights)
     if expected_drawing is not None:
-        assert str(plan.result) == textwrap.dedent(expected_drawing).strip("\n")
+        drawing = str(plan.result)
+        assert drawing == textwrap.dedent(expected_drawing).strip(), f"it is\n{drawing}"
     assert_plain_keras(model, new)
-    assert wiring(resect.read(new)) == wiring(plan.result), (
-        "what was written is not what was planned"
-    )
+    written = resect.read(new)
+    assert wiring(written) == wiring(plan.result), f"not as planned:\n{written}\n{plan.result}"
     assert_kept(plan.result, new, shared=weights == "share")
     assert_compiled(plan, new)
     resect.verify(

@@ -1,7 +1,8 @@
 """Golden drawings: what a graph looks like, and what each edit makes of it.
 
-Each drawing was written by hand, from what the edit is said to mean. `assert_surgery` compares it
-with the plan, and the plan with the model that was written.
+Each drawing was written by hand, from what the edit is said to mean; only the order of calls that
+do not need each other is Keras's. `assert_surgery` compares it with the plan, and the plan with the
+model that was written.
 """
 
 from __future__ import annotations
@@ -131,9 +132,9 @@ SOURCES = {
     """,
     shared: """
         Functional 'shared'
+          right   InputLayer  (None, 4)
           left    InputLayer  (None, 4)
           both@0  Dense       (None, 5)  <- left
-          right   InputLayer  (None, 4)
           both@1  Dense       (None, 5)  <- right
           minus   Subtract    (None, 5)  <- both@0, both@1
           logits  Dense       (None, 3)  <- minus
@@ -141,12 +142,12 @@ SOURCES = {
     """,
     multi_io: """
         Functional 'multi_io'
+          high     InputLayer  (None, 3)
           wide     InputLayer  (None, 4)
           w        Dense       (None, 5)  <- wide
-          high     InputLayer  (None, 3)
           h        Dense       (None, 5)  <- high
-          area     Dense       (None, 2)  <- w
           product  Multiply    (None, 5)  <- w, h
+          area     Dense       (None, 2)  <- w
           -> area, product
     """,
     raw_ops: """
@@ -263,9 +264,9 @@ EDITED: dict[str, Drawn] = {
         Functional 'residual'
           image   InputLayer              (None, 8, 8, 2)
           stem    Conv2D                  (None, 8, 8, 4)  <- image
-          drop +  Dropout                 (None, 8, 8, 4)  <- stem
           conv    Conv2D                  (None, 8, 8, 4)  <- stem
           relu    ReLU                    (None, 8, 8, 4)  <- conv
+          drop +  Dropout                 (None, 8, 8, 4)  <- stem
           add     Add                     (None, 8, 8, 4)  <- drop, relu
           pool    GlobalAveragePooling2D  (None, 4)        <- add
           logits  Dense                   (None, 3)        <- pool
@@ -334,13 +335,13 @@ EDITED: dict[str, Drawn] = {
         Truncate(start="encoder/relu"),
         """
         Functional 'nested'
-          encoder         InputLayer  (None, 5)
-          encoder_tail    Functional  (None, 4)  <- encoder
-            inner_1       InputLayer  (None, 5)
-            relu          ReLU        (None, 5)  <- inner_1
-            inner_2       Dense       (None, 4)  <- relu
+          encoder +     InputLayer  (None, 5)
+          encoder_tail  Functional  (None, 4)  <- encoder
+            inner_1 +   InputLayer  (None, 5)
+            relu        ReLU        (None, 5)  <- inner_1
+            inner_2     Dense       (None, 4)  <- relu
             -> inner_2
-          logits          Dense       (None, 3)  <- encoder_tail
+          logits        Dense       (None, 3)  <- encoder_tail
           -> logits
         """,
     ),
@@ -349,9 +350,9 @@ EDITED: dict[str, Drawn] = {
         Replace("both@1", layers.Dense(5, name="own")),
         """
         Functional 'shared'
+          right   InputLayer  (None, 4)
           left    InputLayer  (None, 4)
           both    Dense       (None, 5)  <- left
-          right   InputLayer  (None, 4)
           own +   Dense       (None, 5)  <- right
           minus   Subtract    (None, 5)  <- both, own
           logits  Dense       (None, 3)  <- minus
@@ -363,9 +364,9 @@ EDITED: dict[str, Drawn] = {
         Replace("both", layers.Dense(5, name="new")),
         """
         Functional 'shared'
+          right    InputLayer  (None, 4)
           left     InputLayer  (None, 4)
           new@0 +  Dense       (None, 5)  <- left
-          right    InputLayer  (None, 4)
           new@1 +  Dense       (None, 5)  <- right
           minus    Subtract    (None, 5)  <- new@0, new@1
           logits   Dense       (None, 3)  <- minus
@@ -421,8 +422,8 @@ EDITED: dict[str, Drawn] = {
         Functional 'masked'
           ids        InputLayer  (None, 6)
           embedding  Embedding   (None, 6, 4)  <- ids
-          drop +     Dropout     (None, 6, 4)  <- embedding
           not_equal  NotEqual    (None, 6)     <- ids
+          drop +     Dropout     (None, 6, 4)  <- embedding
           lstm       LSTM        (None, 4)     <- drop, not_equal
           logits     Dense       (None, 3)     <- lstm
           -> logits
@@ -448,9 +449,9 @@ EDITED: dict[str, Drawn] = {
         Append(layers.Softmax(name="probabilities")),
         """
         Functional 'shared'
+          right            InputLayer  (None, 4)
           left             InputLayer  (None, 4)
           both@0           Dense       (None, 5)  <- left
-          right            InputLayer  (None, 4)
           both@1           Dense       (None, 5)  <- right
           minus            Subtract    (None, 5)  <- both@0, both@1
           logits           Dense       (None, 3)  <- minus

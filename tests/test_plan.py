@@ -58,8 +58,8 @@ def test_a_plan_prints_layer_by_layer():
                   layer           class       output shape  parameters
                   features        InputLayer  (None, 6)
         renamed   hidden -> body  Dense       (None, 8)             56
-        inserted  drop            Dropout     (None, 8)
         removed   middle          Dense       (None, 8)            -72
+        inserted  drop            Dropout     (None, 8)
                   logits          Dense       (None, 3)             27
         inserted  softmax         Softmax     (None, 3)
 
@@ -70,6 +70,14 @@ def test_a_plan_prints_layer_by_layer():
         class       Sequential  Sequential
         note: compile state: carried
     """)
+
+
+def test_a_new_layer_in_the_place_of_one_of_its_name_is_one_row():
+    plan = resect.plan(mlp()).replace("logits", layers.EinsumDense("ab,bc->ac", 5, name="logits"))
+    (row,) = (line for line in str(plan).splitlines() if line.startswith("replaced"))
+    assert row.split() == "replaced logits Dense -> EinsumDense (None, 3) -> (None, 5) 27 -> 40".split()
+    assert "inserted" not in str(plan)
+    assert "removed" not in str(plan)
 
 
 def test_a_long_plan_prints_what_changes_and_its_neighbours():
@@ -136,7 +144,7 @@ def test_check_finds_everything_that_is_wrong():
     )
     problems = plan.check()
     assert [(p.code, p.node) for p in problems] == [
-        ("NoMatchError", "'nothing'"),
+        ("NoMatchError", "nothing"),
         ("MergeError", "add"),
         ("ShapeError", "branch"),
         ("ShapeError", "add"),

@@ -41,6 +41,32 @@ def test_every_public_name_is_explained():
     assert not [n for n in set(resect.__all__) - modules if not re.search(rf"\b{n}\b", text)]
 
 
+@pytest.mark.nobackend
+def test_every_exception_is_shown():
+    from resect import errors
+
+    classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, Exception)]
+    text = (ROOT / "docs" / "errors.md").read_text()
+    missing = [c.__name__ for c in classes if f"\n### {c.__name__}\n" not in text]
+    assert missing == ["SurgeryError", "SelectionError"]  # which are never raised themselves
+
+
+@pytest.mark.nobackend
+def test_every_module_has_its_line_among_the_rooms():
+    package = ROOT / "src" / "resect"
+    paths = [path for path in package.rglob("*.py") if path.name != "__init__.py"]
+    modules = {".".join(path.relative_to(package).with_suffix("").parts) for path in paths}
+    rooms = (ROOT / "CONTRIBUTING.md").read_text().partition("| module |")[2]
+    rows = [line.split("|")[1] for line in rooms.splitlines() if line.startswith("| `")]
+    assert modules == {name for row in rows for name in re.findall(r"`([\w.]+)`", row)}
+
+
+@pytest.mark.nobackend
+def test_what_keras_keeps_private_is_imported_in_one_file():
+    files = (ROOT / "src").rglob("*.py")
+    assert [f.name for f in files if "keras.src" in f.read_text()] == ["private.py"]
+
+
 class TestTheTool:
     """The tool that keeps the documents true, on documents of its own."""
 

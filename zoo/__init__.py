@@ -1,6 +1,6 @@
 """Models to test surgery on: published architectures, with random weights.
 
-`zoo.models` lists them; `zoo.randomise` gives any model non-trivial weights and inputs. The package needs Keras
-(and KerasHub for its backbones), and nothing else of this project, so it can be used from tests, benchmarks and
-documentation alike. Nothing is ever downloaded.
+`zoo.models` lists them; `zoo.randomise` gives any model non-trivial weights and inputs; both need
+Keras (and KerasHub for its backbones) and nothing else of this project. `python -m zoo` checks
+surgery on them. Nothing is ever downloaded.
 """

@@ -1,4 +1,7 @@
-"""All of `keras.applications`, untrained, on the smallest images they accept."""
+"""All of `keras.applications`, untrained, on the smallest images they accept.
+
+They return logits: on random weights a softmax saturates, and would hide what changes before it.
+"""
 
 from __future__ import annotations
 
@@ -64,6 +67,13 @@ HEAVY = (
 )
 
 
+#: Architectures that Keras itself refuses on a backend.
+UNSUPPORTED = dict.fromkeys(
+    ("NASNetLarge", "NASNetMobile"),
+    {"torch": "Keras: NASNet is not available on torch, because of an outstanding bug."},
+)
+
+
 def _build(name: str) -> keras.Model:
     size = SIZES.get(name, 32)
     return getattr(keras.applications, name)(
@@ -78,6 +88,7 @@ APPLICATIONS = by_name(
             partial(_build, name),
             scale=255.0 if name.startswith(PIXELS) else 1.0,
             heavy=name in HEAVY,
+            unsupported=UNSUPPORTED.get(name, {}),
         )
         for name in sorted(LIGHT + HEAVY)
     )

@@ -1,7 +1,8 @@
 """What must hold of every model of the zoo.
 
-Four checks, each of them a series of trials: the model written back as it is, cut at every place, every residual block
-collapsed, the head swapped. A trial passes, is refused (resect says why) or fails.
+Four checks, each of them a series of trials: the model written back as it is, cut at every place,
+every residual block collapsed, the head swapped. A trial passes, is refused (resect says why) or
+fails.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import resect
 from resect.check import fold, problems
 from resect.cut import bytes_per_sample
 from resect.edits import Collapse, Edit, Head, Tail
-from resect.errors import EmptyResultError, SurgeryError, VerificationError, raise_all
+from resect.errors import SurgeryError, VerificationError, raise_all
 from resect.graph import Call, Graph, Ref
 from resect.keras_graph.snapshots import Snapshot
 from resect.select import Place
@@ -155,7 +156,7 @@ def cuts(case: Case, effort: Effort) -> Iterator[Trial]:
 
 
 def _has_something_behind(graph: Graph, place: Place) -> bool:
-    """Whether anything in the model, or in one that it is nested in, reads what the call returns."""
+    """Whether anything, in its model or one around that, reads what the call returns."""
     levels = [
         *((place.path[:i], Call(name)) for i, name in enumerate(place.path)),
         (place.path, place.call),
@@ -178,7 +179,8 @@ def _assert_as_declared(model: keras.Model, outputs: Any) -> None:
         if not alike or declared.dtype != str(output.dtype):
             layer = declared._keras_history.operation
             raise UnsoundError(
-                f"{layer.name} declares {declared.shape} {declared.dtype} and returns {output.shape} {output.dtype}"
+                f"{layer.name} declares {declared.shape} {declared.dtype} "
+                f"and returns {output.shape} {output.dtype}"
             )
 
 
@@ -234,8 +236,8 @@ def blocks(case: Case, effort: Effort) -> Iterator[Trial]:
 def residual_blocks(graph: Graph) -> Iterator[tuple[Place, Place]]:
     """Pairs of calls: one returns `x`, the other `x + f(x)` or another merge of the two.
 
-    The merge reads tensors of one shape and returns one of that shape, and each of the others that it reads depends on
-    the first.
+    The merge reads tensors of one shape and returns one of that shape, and each of the others that
+    it reads depends on the first.
     """
     seen: set[int] = set()
     for path, nested in graph.walk():

@@ -74,10 +74,12 @@ def _random_like(variable: keras.Variable, rng: np.random.Generator) -> np.ndarr
 
 
 def _he(shape: tuple[int, ...]) -> float:
-    """Spread that preserves a signal through a kernel and a ReLU (He et al., 2015)."""
-    depthwise = len(shape) > 2 and shape[-1] == 1
-    fan_in = math.prod(shape[: -2 if depthwise else -1])
-    return min(1.0, math.sqrt(2 / fan_in))
+    """Spread that preserves a signal through a kernel and a ReLU (He et al., 2015).
+
+    Of the two fans it goes by the smaller: real weights make up for bottlenecks and gates.
+    """
+    fan = min(shape[-2:], default=1) * math.prod(shape[:-2])
+    return min(1.0, math.sqrt(2 / max(1, fan)))
 
 
 def _kept_variables(model: keras.Model) -> Iterator[int]:

@@ -94,39 +94,37 @@ def free() -> None:
     """Gives back the memory of models that nothing refers to any more."""
     keras.utils.clear_session()
     gc.collect()
-    if keras.backend.backend() == "jax":
-        import jax
-
-        jax.clear_caches()
 
 
 # The command
 
 
-COLUMNS = f"{'':24}{'calls':>6} {'parameters':>12}  {'no-op':<8}{'cuts':<26}{'blocks':<20}{'new head':<10}{'seconds':>8}"
+ROW = "{:24}{:>6} {:>12}  {:8}{:26}{:20}{:10}{:>8}  {}"
+
+
+def heading() -> str:
+    """The first line of the table."""
+    return ROW.format("", "calls", "parameters", *CHECKS, "seconds", "")
 
 
 def row(result: Result) -> str:
     """A line of the table."""
-    tallies = {name: str(tally) for name, tally in result.tallies.items()}
-    cells = [tallies.get(name, "-") for name in CHECKS]
-    no_op, cuts, blocks, head = cells
-    return (
-        f"{result.model:24}{result.calls:>6} {result.parameters:>12,}  "
-        f"{no_op:<8}{cuts:<26}{blocks:<20}{head:<10}{result.seconds:>8.1f}  {result.verdict}"
-    )
+    tallies = [str(result.tallies.get(name, "-")) for name in CHECKS]
+    size = (result.calls, f"{result.parameters:,}")
+    return ROW.format(result.model, *size, *tallies, f"{result.seconds:.1f}", result.verdict)
 
 
 def chosen(patterns: Sequence[str], light: bool) -> list[Entry]:
-    """The entries that names and globs mean; without any, all of them."""
-    wanted = patterns or ["*"]
-    unknown = [p for p in wanted if not fnmatch.filter(MODELS, p)]
+    """The entries that names and globs mean, large ones last; without any, all of them."""
+    patterns = patterns or ["*"]
+    unknown = [p for p in patterns if not fnmatch.filter(MODELS, p)]
     if unknown:
         raise SystemExit(
             f"No model of the zoo is called {unknown[0]!r}. python -m zoo --list lists them."
         )
-    named = [e for e in MODELS.values() if any(fnmatch.fnmatchcase(e.name, p) for p in wanted)]
-    return [entry for entry in named if not (light and entry.heavy)]
+    named = [e for e in MODELS.values() if any(fnmatch.fnmatchcase(e.name, p) for p in patterns)]
+    wanted = [entry for entry in named if not (light and entry.heavy)]
+    return sorted(wanted, key=lambda entry: entry.heavy)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -143,16 +141,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.list:
         print("\n".join(entry.name for entry in entries))
         return 0
-    cuts, blocks = (None, None) if options.every_cut else (options.cuts, options.blocks)
-    print(COLUMNS, flush=True)
+    print(heading(), flush=True)
     results = []
     for entry in entries:
-        results.append(check(entry, Effort(cuts, blocks, reload=not entry.heavy)))
+        results.append(check(entry, effort(entry, options)))
         free()
         print(row(results[-1]), *results[-1].lines(), sep="\n      ", flush=True)
         if options.save:
             Path(options.save).write_text(json.dumps(record(results), indent=1))
     return summary(results)
+
+
+def effort(entry: Entry, options: argparse.Namespace) -> Effort:
+    """How much is tried: of a large model less is written, and nothing saved."""
+    if options.every_cut:
+        return Effort(cuts=None, blocks=None, reload=not entry.heavy)
+    share = 4 if entry.heavy else 1
+    return Effort(max(2, options.cuts // share), max(1, options.blocks // share), not entry.heavy)
 
 
 def summary(results: Sequence[Result]) -> int:

@@ -8,6 +8,7 @@ seeds and recurrent states are updated in the scope and forgotten with it.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -172,7 +173,7 @@ def _evaluate_call(
         operation = made
     if isinstance(operation, keras.Layer):
         kwargs = {**kwargs, "training": training}
-        if not operation._call_has_training_arg:
+        if "training" not in inspect.signature(operation.call).parameters:
             kwargs.pop("training")
     return keras.tree.flatten(operation(*args, **kwargs))
 

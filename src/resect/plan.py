@@ -122,9 +122,9 @@ class Plan:
     def notes(self) -> tuple[str, ...]:
         """What the plan does beside what it was asked in so many words."""
         notes = [note for step in self.steps for note in step.notes]
-        had, has = result_kind(self.source), result_kind(self.result)
-        if had != has:
-            notes.append(f"{had} '{self.source.name}' becomes a plain {has} model")
+        for _, graph in self.result.walk():
+            if (kind := result_kind(graph)) != graph.kind:
+                notes.append(f"{graph.kind} '{graph.name}' becomes a plain {kind} model")
         if training.is_compiled(self.model):
             why = self._why_not_compiled()
             notes.append(f"compile state: not carried, {why}" if why else "compile state: carried")

@@ -535,8 +535,9 @@ def _no_match(selection: Selection, graph: Graph) -> NoMatchError:
     heading = [f"{selection!r} matches nothing in {graph.kind} '{graph.name}'."]
     if lines:
         heading.append("Nearest, and why each was passed over:")
+    node = selection.name if isinstance(selection, Name) else repr(selection)
     return NoMatchError(
-        "\n".join(heading + lines), "print(resect.read(model)) lists every call.", repr(selection)
+        "\n".join(heading + lines), "print(resect.read(model)) lists every call.", node
     )
 
 

@@ -109,7 +109,7 @@ def garbage_collection_paused() -> Iterator[None]:
 
 @contextlib.contextmanager
 def fresh_names(taken: Iterable[str]) -> Iterator[None]:
-    """Operations that are made inside are named as in a new session: `add`, `add_1`, …
+    """Operations that are made inside are named as in a new session: `add`, then `add_1`.
 
     Args:
         taken: Names that they must not get.

@@ -134,11 +134,18 @@ class _Reader:
         specs = {id(t): spec for n in recorded for t, spec in self._specs(n, refs)}
 
         def as_refs(structure: Any) -> Any:
+            kind = type(structure)  # the common kinds by hand: Keras's own walk takes its time
+            if kind is tuple or kind is list:
+                return kind([as_refs(item) for item in structure])
+            if kind is dict:
+                return {key: as_refs(item) for key, item in structure.items()}
+            if kind is keras.KerasTensor or structure is None or kind is bool:
+                return refs.get(id(structure), structure)
             return keras.tree.map_structure(lambda leaf: refs.get(id(leaf), leaf), structure)
 
         nodes = {}
         for n in recorded:
-            args, kwargs = n.arguments.convert(lambda leaf: refs.get(id(leaf), leaf))
+            args, kwargs = as_refs(n.arguments.args), as_refs(n.arguments.kwargs)
             nodes[calls[id(n)]] = Node(
                 call=calls[id(n)],
                 args=args,
