@@ -72,6 +72,8 @@ def assert_surgery(
     resect.verify(
         model, new, plan=plan, inputs=inputs, training=training, reload=reload, tolerance=1e-5
     )
+    if weights == "copy":
+        assert_independent(model, new)
     before.assert_untouched()
     return new
 
@@ -120,12 +122,9 @@ def _facts(model: Any) -> Iterator[tuple[str, Any]]:
             flags = (operation.trainable, operation._trainable, operation.built)
             yield f"flags of {about}", (flags, operation.dtype_policy.name)
             yield f"losses of {about}", len(operation._losses)
-    variables = [*model.variables, *_states(model)]
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None:
-        yield "optimizer", (id(optimizer), optimizer.built, len(optimizer.variables))
-        variables += optimizer.variables
-    for number, variable in enumerate(variables):
+    yield "optimizer", (id(optimizer), getattr(optimizer, "built", None))
+    for number, variable in enumerate(_all_variables(model)):
         about = f"{number} {variable.path}"
         yield f"value of {about}", (id(variable), variable.trainable, bits(variable))
     yield (
@@ -250,6 +249,30 @@ def _by_name(model: Any, name: str) -> Any:
     function = model._functional if isinstance(model, keras.Sequential) else model
     (found,) = [operation for operation in function.operations if operation.name == name]
     return found
+
+
+def assert_independent(model: Any, new: Any) -> None:
+    """Nothing that is written to the result reaches the source."""
+    written, kept = _all_variables(new), _all_variables(model)
+    if keras.backend.backend() == "jax":  # there, writing replaces the array
+        held = {variable._value.unsafe_buffer_pointer() for variable in kept}
+        shared = [v for v in written if v._value.unsafe_buffer_pointer() in held]
+        assert not shared, f"{shared[0].path} is an array of the source"
+        return
+    values = [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in written]
+    before = [bits(variable) for variable in kept]
+    for variable, value in zip(written, values, strict=True):
+        variable.assign(np.asarray(value + 1, value.dtype))
+    reached = [v.path for v, was in zip(kept, before, strict=True) if bits(v) != was]
+    for variable, value in zip(written, values, strict=True):
+        variable.assign(value)
+    assert not reached, f"{reached[0]} of the source changes with the result"
+
+
+def _all_variables(model: Any) -> list[Any]:
+    optimizer = getattr(model, "optimizer", None)
+    slots = [] if optimizer is None else optimizer.variables
+    return [*model.variables, *_states(model), *slots]
 
 
 def assert_compiled(plan: resect.Plan, new: Any) -> None:

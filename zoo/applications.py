@@ -67,11 +67,8 @@ HEAVY = (
 )
 
 
-#: Architectures that Keras itself refuses on a backend.
-UNSUPPORTED = dict.fromkeys(
-    ("NASNetLarge", "NASNetMobile"),
-    {"torch": "Keras: NASNet is not available on torch, because of an outstanding bug."},
-)
+#: Why Keras itself refuses NASNet on a backend.
+NO_NASNET = {"torch": "Keras: NASNet is not available on torch, because of an outstanding bug."}
 
 
 def _build(name: str) -> keras.Model:
@@ -88,7 +85,7 @@ APPLICATIONS = by_name(
             partial(_build, name),
             scale=255.0 if name.startswith(PIXELS) else 1.0,
             heavy=name in HEAVY,
-            unsupported=UNSUPPORTED.get(name, {}),
+            unsupported=NO_NASNET if name.startswith("NASNet") else {},
         )
         for name in sorted(LIGHT + HEAVY)
     )

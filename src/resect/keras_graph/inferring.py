@@ -271,8 +271,7 @@ class _Inference:
 
     def _kept_outputs(self, node: Node, layer: Layer) -> _Outcome:
         """The outputs of a layer of the source that is given another shape or dtype."""
-        dtypes = zip(self._current(node), node.seen, strict=True)
-        if any((now.dtype == "string") != (before.dtype == "string") for now, before in dtypes):
+        if self._strings_changed(node):
             raise _MisfitError("strings and numbers are not the same to it.")
         args, kwargs = self._arguments(node)
         if not isinstance(layer.op, keras.Layer):
@@ -297,6 +296,11 @@ class _Inference:
             raise _WeightsMisfitError(misfit)
         same = variable_specs(layer.op) == variable_specs(fresh)
         return _Outcome(outputs, fresh if same else None)
+
+    def _strings_changed(self, node: Node) -> bool:
+        """Whether a call gets strings for numbers or numbers for strings, which Keras lets pass."""
+        dtypes = zip(self._current(node), node.seen, strict=True)
+        return any((now.dtype == "string") != (before.dtype == "string") for now, before in dtypes)
 
     def _fresh(self, layer: Layer) -> Any:
         """An unbuilt layer of the same configuration; `None` where there is no such thing."""
@@ -347,7 +351,7 @@ class _Inference:
     def _reinitialise(self, node: Node, layer: Layer) -> bool:
         if not isinstance(layer.op, keras.Layer) or not variable_specs(layer.op):
             return False
-        if layer.graph is not None:
+        if layer.graph is not None or self._strings_changed(node):
             return False
         try:
             afresh = dataclasses.replace(layer, origin="reinit", variables=None)

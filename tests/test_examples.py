@@ -1,0 +1,27 @@
+"""The examples run to their end."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+@pytest.mark.slow
+def test_the_demo_makes_five_edits_and_says_what_came_of_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    importlib.import_module("demo").main(["--epochs", "1"])
+    printed = capsys.readouterr().out
+    assert (
+        printed.count("\nPlan for Functional 'digits'\n") == 6
+    )  # a plan for each half of the split
+    assert printed.count("\nVerified ") == 6
+    assert "FAILED" not in printed
+    table = printed.partition("One trained network, five edits")[2]
+    assert len(re.findall(r"\d% +\d+\.\d% +[\d,]+ +\d+ kB", table)) == 6
