@@ -67,8 +67,8 @@ def assert_surgery(
     assert_plain_keras(model, new)
     written = resect.read(new)
     assert wiring(written) == wiring(plan.result), f"not as planned:\n{written}\n{plan.result}"
-    assert_kept(plan.result, new, shared=weights == "share")
-    assert_compiled(plan, new)
+    pairs = assert_kept(plan.result, new, shared=weights == "share")
+    assert_compiled(plan, new, pairs)
     resect.verify(
         model, new, plan=plan, inputs=inputs, training=training, reload=reload, tolerance=1e-5
     )
@@ -212,21 +212,27 @@ def _plain_layer(layer: Layer) -> Layer:
     return dataclasses.replace(layer, origin="kept", graph=nested, cls=cls)
 
 
-def assert_kept(graph: Graph, new: Any, *, shared: bool = False) -> None:
+def assert_kept(graph: Graph, new: Any, *, shared: bool = False) -> list[tuple[Any, Any]]:
     """Every layer that was kept is what it was: class, flags, policy, variables and their paths.
 
     Args:
         graph: The planned graph.
         new: The model that was written from it.
         shared: Whether the variables must be the source's own.
+
+    Returns:
+        Every variable of a kept layer, and what it is now.
     """
+    pairs: list[tuple[Any, Any]] = []
     for name, layer in graph.layers.items():
         made = _by_name(new, name)
         if layer.graph is not None and layer.origin != "new":
             assert made.trainable == layer.op.trainable, f"{name} has another trainable flag"
-            assert_kept(layer.graph, made, shared=shared)
+            pairs += assert_kept(layer.graph, made, shared=shared)
         elif layer.origin in ("kept", "rebuilt") and isinstance(layer.op, keras.Layer):
             _assert_same_layer(layer, made, shared)
+            pairs += zip(layer.op.variables, made.variables, strict=True)
+    return pairs
 
 
 def _assert_same_layer(layer: Layer, made: Any, shared: bool) -> None:
@@ -275,8 +281,14 @@ def _all_variables(model: Any) -> list[Any]:
     return [*model.variables, *_states(model), *slots]
 
 
-def assert_compiled(plan: resect.Plan, new: Any) -> None:
-    """The result is compiled if the plan says so, with an optimizer of its own that goes on."""
+def assert_compiled(plan: resect.Plan, new: Any, pairs: list[tuple[Any, Any]]) -> None:
+    """The result is compiled if the plan says so, with an optimizer of its own that goes on.
+
+    Args:
+        plan: The plan.
+        new: What came of it.
+        pairs: Every variable of a kept layer, and what it is now.
+    """
     source = plan.model
     carried = any(note.startswith("compile state: carried") for note in plan.notes)
     assert bool(new.compiled) == carried
@@ -286,3 +298,19 @@ def assert_compiled(plan: resect.Plan, new: Any) -> None:
     assert new.optimizer is not source.optimizer
     assert new.optimizer.built == source.optimizer.built
     assert bits(new.optimizer.iterations) == bits(source.optimizer.iterations)
+    had, has = _slots(source.optimizer), _slots(new.optimizer)
+    for old, variable in pairs:
+        assert has.get(id(variable)) == had.get(id(old)), f"{old.path} has lost its slots"
+
+
+def _slots(optimizer: Any) -> dict[int, list[bytes]]:
+    """What an optimizer remembers of each variable."""
+    variables = getattr(optimizer, "_trainable_variables", [])
+    lists = [
+        v for k, v in vars(optimizer).items() if isinstance(v, list) and not k.endswith("variables")
+    ]
+    lists = [slots for slots in lists if len(slots) == len(variables)]
+    return {
+        id(variable): [bits(slots[i]) for slots in lists if slots[i] is not None]
+        for i, variable in enumerate(variables)
+    }

@@ -145,8 +145,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not options.page:
         here = [row for row in ROWS.values() if row.runs_here]
         elsewhere = [row for row in ROWS.values() if not row.runs_here]
-        refusals = {**run(here), **run_elsewhere(elsewhere)}
-        Record(keras.backend.backend(), keras_release(), refusals).save()
+        record = Record(keras.backend.backend(), keras_release(), run_elsewhere(elsewhere))
+        Record(record.backend, record.keras, {**record.refusals, **run(here)}).save()
     PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(page(Record.load()))
 

@@ -90,7 +90,8 @@ def _near_changes(all_rows: list[Row]) -> set[int]:
         return set(range(len(all_rows)))
     changed = [i for i, row in enumerate(all_rows) if row.status != "kept"]
     ends = [0, len(all_rows) - 1]
-    return {j for i in changed + ends for j in range(i - _CONTEXT, i + _CONTEXT + 1)}
+    near = {j for i in changed + ends for j in range(i - _CONTEXT, i + _CONTEXT + 1)}
+    return near | {i + 1 for i in near if i + 2 in near}  # a single row is not worth leaving out
 
 
 def rows(before: Graph, after: Graph) -> Iterator[Row]:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import keras
+import numpy as np
 
 from tests.kinds import KINDS, Kind
 from tests.surgery import Source
@@ -133,7 +134,10 @@ ROWS = {
 def _made(name: str) -> tuple[Any, Source]:
     model = KINDS[name].make(seed=1)
     if "trains" in KINDS[name].tags and not model.compiled:
-        model.compile(optimizer="adam", loss="mse")
+        model.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.9), loss="mse")
         model.optimizer.build(model.trainable_variables)
         model.optimizer.iterations.assign(7)
+        rng = np.random.default_rng(1)
+        for slot in model.optimizer.momentums:
+            slot.assign(rng.normal(size=slot.shape))
     return model, Source.of(model)

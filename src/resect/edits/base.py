@@ -247,4 +247,6 @@ def layers_text(value: Any) -> str:
         return "None"
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    return type(value).__name__ if is_layer(value) else "what a function returns"
+    if is_layer(value):
+        return type(value).__name__
+    return "what a function returns" if callable(value) else repr(value)
