@@ -110,15 +110,19 @@ def data_for(model: Any, batch: int = 4, seed: int = 0) -> tuple[Any, Any]:
 
 
 def trained(model: Any, optimizer: Any = "adam", steps: int = 2, **options: Any) -> Any:
-    """The model, compiled and trained for a few steps."""
-    model.compile(**{"optimizer": optimizer, "loss": "mse", **options})
+    """The model, compiled and trained for a few steps.
+
+    On TensorFlow eagerly: building a `tf.function` is most of what a tiny model costs there.
+    """
+    eagerly = keras.backend.backend() == "tensorflow"
+    model.compile(**{"optimizer": optimizer, "loss": "mse", "run_eagerly": eagerly, **options})
     return train(model, steps)
 
 
 def primed(model: Any) -> Any:
     """The model called, compiled, and its optimizer as after some training: cheaper than that."""
     predictions(model)
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=keras.backend.backend() == "tensorflow")
     model.optimizer.build(model.trainable_variables)
     rng = np.random.default_rng(5)
     for variable in model.optimizer.variables:

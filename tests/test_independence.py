@@ -17,7 +17,6 @@ from tests.common import (
     assert_equal,
     cnn,
     data_for,
-    functional_mlp,
     mlp,
     nested,
     predictions,
@@ -151,8 +150,8 @@ def calls(model: Any) -> list[tuple[int, int]]:
     return found
 
 
-@pytest.mark.parametrize("build", [cnn, functional_mlp, two_branches, nested])
-def test_hundreds_of_edits_leave_no_trace(build):
+@pytest.mark.parametrize("build", [cnn, two_branches, nested])
+def test_dozens_of_edits_leave_no_trace(build):
     """Small models, so that a leak of even one object in each edit would show."""
     model = build()
     before, expected = Source.of(model), calls(model)
@@ -160,7 +159,7 @@ def test_hundreds_of_edits_leave_no_trace(build):
     first = next(graph.label(call) for call in graph.nodes if graph.layer(call).op.weights)
     objects = []
     for round_ in range(2):
-        for _ in range(5 if round_ == 0 else 20):
+        for _ in range(3 if round_ == 0 else 10):
             resect.clone(model)
             resect.pop(model)
             resect.insert(model, layers.Dropout(0.1), after=first)
@@ -172,7 +171,7 @@ def test_hundreds_of_edits_leave_no_trace(build):
         objects.append(len(gc.get_objects()))
     before.assert_untouched()
     assert calls(model) == expected
-    assert objects[1] - objects[0] < 60, "a hundred and twenty edits have left something behind"
+    assert objects[1] - objects[0] < 30, "sixty edits have left something behind"
 
 
 # Shared weights

@@ -147,7 +147,7 @@ def test_an_operation_that_was_dropped_is_found():
     wrong = keras.Model(features, resect.clone(model).get_layer("dense")(features), name="net")
     (reason,) = failures(model, wrong)
     assert "negative" in reason
-    assert "written None" in reason
+    assert "written nothing" in reason
 
 
 def test_a_layer_that_differs_only_in_training_is_found():
@@ -210,8 +210,8 @@ def test_the_result_of_another_plan_is_found():
     plan = resect.plan(model).insert(layers.ReLU(name="act"), after="hidden")
     (reason,) = failures(model, resect.pop(model), plan=plan)
     assert reason == (
-        "shapes as planned: act:0: planned (None, 8) float32, written None; "
-        "logits:0: planned (None, 3) float32, written None"
+        "shapes as planned: act:0: planned (None, 8) float32, written nothing; "
+        "logits:0: planned (None, 3) float32, written nothing"
     )
 
 

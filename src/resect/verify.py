@@ -203,8 +203,7 @@ def _structural(graph: Graph, model: Any) -> Iterator[Check]:
     paths = {path for path, _ in graph.walk()}  # not those of models that were put in unbuilt
     written = dict(_specs(read(model), paths))
     differing = [
-        f"{name}: planned {planned.get(name, 'nothing')}, "
-        f"written {written.get(name, 'nothing')}"
+        f"{name}: planned {planned.get(name, 'nothing')}, written {written.get(name, 'nothing')}"
         for name in {**planned, **written}
         if planned.get(name) != written.get(name)
     ]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import resect
-from tests.common import assert_close, assert_equal, cnn, data_for, train, trained, weights_of
+from tests.common import assert_close, assert_equal, cnn, data_for, primed, train, weights_of
 from tests.surgery import Source
 from zoo.randomise import inputs_for, outputs_of, randomise
 
@@ -61,7 +61,7 @@ def assert_independent(one: Any, other: Any) -> None:
 
 
 def test_one_block_of_convolution_and_pooling():
-    model = trained(cnn())
+    model = primed(cnn())
     before = Source.of(model)
 
     new = resect.truncate(model, start="conv_2")
@@ -76,7 +76,7 @@ def test_one_block_of_convolution_and_pooling():
 
 
 def test_two_blocks_of_convolution_normalisation_and_pooling():
-    model = trained(normalised_cnn())
+    model = primed(normalised_cnn())
 
     new = resect.truncate(model, start="conv_3")
 

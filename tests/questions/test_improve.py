@@ -16,8 +16,8 @@ from tests.common import (
     functional_mlp,
     mlp,
     predictions,
+    primed,
     train,
-    trained,
 )
 from tests.surgery import Source
 from zoo.randomise import randomise
@@ -38,7 +38,7 @@ def uneven() -> keras.Sequential:
 
 
 def test_without_the_middle_layer_the_last_one_does_not_fit():
-    model = trained(uneven())
+    model = primed(uneven())
     before = Source.of(model)
     with pytest.raises(resect.errors.ShapeError) as caught:
         resect.remove(model, "middle")
@@ -53,7 +53,7 @@ def test_without_the_middle_layer_the_last_one_does_not_fit():
 
 
 def test_the_last_layer_starts_afresh():
-    model = trained(uneven())
+    model = primed(uneven())
     plan = resect.plan(model).remove("middle", on_mismatch="reinit")
     new = plan.apply()
 
@@ -66,7 +66,7 @@ def test_the_last_layer_starts_afresh():
 
 
 def test_a_projection_lets_all_weights_stay():
-    model = trained(uneven())
+    model = primed(uneven())
     plan = resect.plan(model).remove("middle", on_mismatch="adapt")
     new = plan.apply()
 
@@ -90,7 +90,7 @@ def test_where_it_fits_nothing_else_changes():
 
 
 def test_a_convolution_before_the_flatten():
-    model = trained(cnn())
+    model = primed(cnn())
     layer = layers.Conv2D(4, 3, padding="same", activation="relu", name="conv_3")
     plan = resect.plan(model).insert(layer, before="flatten")
     new = plan.apply()
@@ -110,7 +110,7 @@ def test_a_convolution_that_changes_the_shape_says_what_no_longer_fits():
 
 @pytest.mark.parametrize("build", [mlp, functional_mlp])
 def test_dropout_after_chosen_dense_layers(build):
-    model = trained(build())
+    model = primed(build())
     chosen = resect.select(layers.Dense) & (lambda layer: layer.units > 4)
     plan = resect.plan(model).insert(layers.Dropout(0.5, name="drop"), after=chosen.expect(2))
     new = plan.apply()
@@ -136,7 +136,7 @@ def test_a_dropout_rate_that_depends_on_the_place():
 
 
 def test_a_bottleneck():
-    model = trained(mlp())
+    model = primed(mlp())
     bottleneck = [layers.Dense(2, "relu", name="squeeze"), layers.Dense(8, name="expand")]
     plan = resect.plan(model).insert(bottleneck, between=("hidden", "middle"))
     new = plan.apply()
@@ -158,7 +158,7 @@ def test_a_bottleneck_whose_width_follows_the_place():
 
 @pytest.mark.parametrize("build", [mlp, functional_mlp])
 def test_a_residual_connection_around_a_layer(build):
-    model = trained(build())
+    model = primed(build())
     before = Source.of(model)
     plan = resect.plan(model).insert(layers.Add(name="add"), after="middle", merge_with="hidden")
     new = plan.apply()
@@ -180,7 +180,7 @@ def test_a_sequential_with_a_residual_connection_says_what_it_becomes():
 
 @pytest.mark.parametrize("build", [mlp, functional_mlp])
 def test_batch_normalization(build):
-    model = trained(build())
+    model = primed(build())
     plan = resect.plan(model).insert(layers.BatchNormalization(name="norm"), after="hidden")
     new = plan.apply()
 
@@ -192,7 +192,7 @@ def test_batch_normalization(build):
 
 
 def test_everything_at_once():
-    model = trained(cnn())
+    model = primed(cnn())
     plan = (
         resect.plan(model)
         .insert(layers.BatchNormalization(), after=layers.Conv2D)

@@ -6,7 +6,7 @@ import keras
 import pytest
 
 import resect
-from tests.common import assert_close, cnn, functional_mlp, mlp, predictions, train, trained
+from tests.common import assert_close, cnn, functional_mlp, mlp, predictions, primed, train
 from tests.surgery import Source
 
 
@@ -20,7 +20,7 @@ def test_the_question(build):
 
 @pytest.mark.parametrize("build", [mlp, functional_mlp])
 def test_one_removal(build):
-    model = trained(build())
+    model = primed(build())
     before = Source.of(model)
 
     new = resect.remove(model, model.layers[-1])
@@ -33,7 +33,7 @@ def test_one_removal(build):
 
 @pytest.mark.parametrize("build", [mlp, functional_mlp])
 def test_several_removals_in_a_loop(build):
-    model = trained(build())
+    model = primed(build())
     new = model
     for name in ("logits", "middle"):
         new = resect.remove(new, name)
@@ -47,7 +47,7 @@ def test_several_removals_in_a_loop(build):
 
 
 def test_the_head_of_a_convolutional_network_layer_by_layer():
-    model = trained(cnn())
+    model = primed(cnn())
     shapes, new = [], model
     while new.layers[-1].name != "pool_1":
         new = resect.remove(new, -1)

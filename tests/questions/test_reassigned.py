@@ -15,8 +15,8 @@ from tests.common import (
     functional_mlp,
     mlp,
     predictions,
+    primed,
     train,
-    trained,
     two_branches,
 )
 from tests.surgery import Source
@@ -31,7 +31,7 @@ def test_the_question():
 
 @pytest.mark.parametrize("build", [mlp, functional_mlp])
 def test_another_layer_in_its_place(build):
-    model = trained(build())
+    model = primed(build())
     before = Source.of(model)
 
     plan = resect.plan(model).replace("middle", keras.layers.Dense(8, "tanh", name="other"))
@@ -78,7 +78,7 @@ def test_weights_that_do_not_fit_are_named():
 
 
 def test_another_number_of_classes():
-    model = trained(cnn())
+    model = primed(cnn())
     plan = resect.plan(model).replace("logits", keras.layers.Dense(5, name="logits"))
     new = plan.apply()
     assert new.output_shape == (None, 5)
@@ -101,7 +101,7 @@ def test_a_function_of_the_old_layer(where):
 
 
 def test_both_calls_of_a_shared_layer():
-    model = trained(two_branches())
+    model = primed(two_branches())
     plan = resect.plan(model).replace("shared", keras.layers.Dense(5, name="other"))
     new = plan.apply()
 
@@ -115,7 +115,7 @@ def test_both_calls_of_a_shared_layer():
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_one_call_of_a_shared_layer(number):
-    model = trained(two_branches())
+    model = primed(two_branches())
     before = Source.of(model)
     plan = resect.plan(model).replace(f"shared@{number}", keras.layers.Dense(5, name="other"))
     new = plan.apply()
