@@ -1,6 +1,6 @@
 """Trains a small network on real images, edits it five ways, and trains on: `make demo`.
 
-    python examples/demo.py             about half a minute on two cores
+    python examples/demo.py             less than a minute on two cores
     python examples/demo.py --epochs 1  a quick look
 
 Each edit is a plan that is printed before anything happens, applied, verified and trained on. The

@@ -174,6 +174,22 @@ def test_dozens_of_edits_leave_no_trace(build):
     assert objects[1] - objects[0] < 30, "sixty edits have left something behind"
 
 
+@pytest.mark.slow
+def test_a_thousand_edits_leave_no_trace():
+    stack = [keras.Input((2,), name="features"), layers.Dense(2, name="dense"), layers.ReLU()]
+    model = keras.Sequential(stack)
+    before, expected = Source.of(model), calls(model)
+    resect.pop(model)
+    gc.collect()
+    objects = len(gc.get_objects())
+    for _ in range(1000):
+        resect.pop(model)
+    gc.collect()
+    assert len(gc.get_objects()) - objects < 100
+    assert calls(model) == expected
+    before.assert_untouched()
+
+
 # Shared weights
 
 

@@ -61,10 +61,12 @@ def _summary(record: Record) -> Iterator[str]:
     kinds = {row.kind.name for row in ROWS.values()}
     refused = sum(len(cells) for cells in record.refusals.values())
     cells = len(ROWS) * len(COLUMNS)
+    yield "<!-- readme -->"
     yield (
         f"{len(kinds)} kinds of model at {len(ROWS)} places, {len(COLUMNS)} edits: "
         f"{cells - refused:,} cells work, {refused:,} are refused."
     )
+    yield "<!-- end of readme -->"
 
 
 def _section(module: str, rows: Sequence[Row], record: Record) -> Iterator[str]:
