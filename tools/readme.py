@@ -30,6 +30,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+#: Pages that are written by programs as a whole, and have no code in them.
+GENERATED = ("benchmarks.md", "support.md", "zoo.md")
+
 ROOT = Path(__file__).parent.parent
 
 _EXCERPT = re.compile(r"(<!-- excerpt: (\S+) -->\n).*?(<!-- end of excerpt -->)", re.DOTALL)
@@ -57,7 +60,8 @@ class Block:
 
 def documents() -> list[Path]:
     """The documents that are kept true."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    pages = sorted((ROOT / "docs").glob("*.md"))
+    return [ROOT / "README.md", *(page for page in pages if page.name not in GENERATED)]
 
 
 def renewed(text: str) -> str:
