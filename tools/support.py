@@ -99,7 +99,8 @@ def _refusals(record: Record) -> Iterator[str]:
     for error, times in sorted(count.items(), key=lambda item: (-item[1], item[0])):
         example = next(refusal for refusal in found if refusal.error == error)
         said = (getattr(resect.errors, error).__doc__ or "").splitlines()[0]
-        yield f"**{error}** in {times} cells. {said} For example:"
+        cells = "1 cell" if times == 1 else f"{times} cells"
+        yield f"**{error}** in {cells}. {said} For example:"
         yield f"```text\n{example.message}\n```"
 
 

@@ -89,7 +89,8 @@ def bytes_per_sample(spec: Spec) -> int:
 def head_graph(graph: Graph, cut: Cut) -> Graph:
     """The model up to a cut: all inputs in, the boundary out."""
     nodes = {call: node for call, node in graph.nodes.items() if call in cut.head}
-    layers = {name: la for name, la in graph.layers.items() if any(c.layer == name for c in nodes)}
+    names = {call.layer for call in nodes}
+    layers = {name: layer for name, layer in graph.layers.items() if name in names}
     head = graph.evolve(nodes=nodes, layers=layers, outputs=_structure(cut.boundary))
     return _passed_on(head)
 

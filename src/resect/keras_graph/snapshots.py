@@ -82,10 +82,13 @@ def _bits(array: np.ndarray) -> np.ndarray:
 
 
 def _array(variable: Any) -> np.ndarray:
-    """The value as an array that may be a view of it."""
-    if keras.backend.backend() == "jax":  # where Keras's own conversion makes a copy
-        return np.asarray(variable.value)
-    return np.asarray(keras.ops.convert_to_numpy(variable.value))
+    """The value as an array, a view of it where there can be one: Keras itself makes a copy."""
+    value = variable.value
+    if keras.backend.backend() == "jax":
+        return np.asarray(value)
+    if keras.backend.backend() == "tensorflow" and variable.dtype in np.sctypeDict:
+        return np.asarray(memoryview(keras.ops.convert_to_tensor(value)))
+    return np.asarray(keras.ops.convert_to_numpy(value))
 
 
 def _operations(model: Any) -> Any:

@@ -26,9 +26,7 @@ def copied_tensor(tensor: Any) -> Any:
     if keras.backend.backend() == "torch":
         return _torch_clone(tensor.detach()) if hasattr(tensor, "detach") else tensor
     if keras.backend.backend() == "jax":
-        import jax.numpy as jnp
-
-        return jnp.copy(tensor)
+        return _jax_copy(tensor)
     return tensor
 
 
@@ -55,9 +53,14 @@ def is_tracking_reference(value: Any) -> bool:
 
 
 def _jax_storage(variable: Any) -> Any:
-    import jax.numpy as jnp
+    return _jax_copy(variable._value)
 
-    return jnp.copy(variable._value)
+
+def _jax_copy(array: Any) -> Any:
+    """A copy on the same devices; `jnp.copy` would compile a program for each new shape."""
+    import jax
+
+    return jax.device_put(array, may_alias=False)
 
 
 def _torch_storage(variable: Any) -> Any:
