@@ -163,16 +163,16 @@ def test_a_new_layer_of_the_same_shape_starts_with_moments_of_zero():
     assert decayed == [True, True]
 
 
-def test_with_plain_keras_it_inherits_those_of_the_layer_that_was_popped(backend):
+def test_with_plain_keras_it_inherits_those_of_the_layer_that_was_popped():
     """The test above without resect: not a promise of Keras, but a reason for all this."""
     model = trained(mlp(), opt.Adam(0.01))
     model.pop()
     model.add(keras.layers.Dense(3, name="logits"))
-    if backend == "torch":
-        with pytest.raises((KeyError, ValueError), match="Unknown variable"):
-            without_gradients(model)
+    try:
+        without_gradients(model)
+    except (KeyError, ValueError) as error:  # PyTorch, and TensorFlow in some orders
+        assert "Unknown variable" in str(error)
         return
-    without_gradients(model)
     at = len(model.optimizer._trainable_variables) - 2
     assert model.optimizer._trainable_variables[at] is not model.get_layer("logits").kernel
     inherited = np.array(keras.ops.convert_to_numpy(model.optimizer._momentums[at].value))

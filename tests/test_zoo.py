@@ -21,7 +21,7 @@ BLOCKS = {
     "DenseNet121": 0,
     "MobileNetV2": 10,
     "EfficientNetB0": 14,  # 9 residual, and 5 squeeze-excite that see a single pixel
-    "NASNetMobile": 0,
+    "NASNetMobile": 12,  # sums of separable branches
     "ConvNeXtTiny": 18,
     "bert": 0,  # inside its layers
     "gpt2": 1,  # token and position embedding
