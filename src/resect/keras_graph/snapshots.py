@@ -82,12 +82,10 @@ def _bits(array: np.ndarray) -> np.ndarray:
 
 
 def _array(variable: Any) -> np.ndarray:
-    """The value as an array, a view of it where there can be one: Keras itself makes a copy."""
+    """The value as an array, on JAX a view of it: Keras itself makes a copy."""
     value = variable.value
     if keras.backend.backend() == "jax":
         return np.asarray(value)
-    if keras.backend.backend() == "tensorflow" and variable.dtype in np.sctypeDict:
-        return np.asarray(memoryview(keras.ops.convert_to_tensor(value)))
     return np.asarray(keras.ops.convert_to_numpy(value))
 
 
