@@ -257,6 +257,20 @@ EDITED: dict[str, Drawn] = {
           -> logits
         """,
     ),
+    "an add goes, the branch stays": (
+        residual,
+        Remove("add", keep="relu"),
+        """
+        Functional 'residual'
+          image   InputLayer              (None, 8, 8, 2)
+          stem    Conv2D                  (None, 8, 8, 4)  <- image
+          conv    Conv2D                  (None, 8, 8, 4)  <- stem
+          relu    ReLU                    (None, 8, 8, 4)  <- conv
+          pool    GlobalAveragePooling2D  (None, 4)        <- relu
+          logits  Dense                   (None, 3)        <- pool
+          -> logits
+        """,
+    ),
     "on one of two edges": (
         residual,
         Insert(layers.Dropout(0.5, name="drop"), between=("stem", "add")),

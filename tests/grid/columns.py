@@ -214,13 +214,13 @@ def _spelled(plan: resect.Plan, beside: Place, call: Call) -> str:
 
 
 def _kept_input(plan: resect.Plan, at: str) -> str | None:
-    """Of a call with several inputs, the first that has the shape of the output."""
+    """Of a call with several inputs, the last that has the shape of the output."""
     place, graph = _found(plan, at)
     node = graph.nodes[place.call]
     if len(node.data_inputs) < 2:
         return None
     alike = [ref for ref in node.data_inputs if graph.spec(ref).same_type((node.outputs or ())[0])]
-    return graph.tensor_label((alike or node.data_inputs)[0])
+    return graph.tensor_label((alike or node.data_inputs)[-1])
 
 
 def _region(graph: Graph, call: Call) -> tuple[Call, Call]:
