@@ -311,6 +311,6 @@ def _slots(optimizer: Any) -> dict[int, list[bytes]]:
     ]
     lists = [slots for slots in lists if len(slots) == len(variables)]
     return {
-        id(variable): [bits(slots[i]) for slots in lists if slots[i] is not None]
+        id(variable): [bits(slots[i]) for slots in lists if isinstance(slots[i], keras.Variable)]
         for i, variable in enumerate(variables)
     }
