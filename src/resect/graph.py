@@ -136,13 +136,13 @@ class Node:
     @cached_property
     def inputs(self) -> tuple[Ref, ...]:
         """Every tensor that it reads, in order, repeated where it is read twice."""
-        return tuple(refs((self.args, dict(self.kwargs))))
+        return tuple(refs(self.args) + refs(dict(self.kwargs)))
 
     @cached_property
     def data_inputs(self) -> tuple[Ref, ...]:
         """The tensors that carry data: each once, without masks and recurrent states."""
         carried = {k: v for k, v in self.kwargs.items() if not _is_side_argument(k)}
-        return tuple(dict.fromkeys(refs((self.args, carried))))
+        return tuple(dict.fromkeys(refs(self.args) + refs(carried)))
 
     def substitute(self, mapping: Mapping[Ref, Ref]) -> Node:
         """The same call with other tensors put in."""
@@ -378,6 +378,8 @@ class Graph:
         Raises:
             CycleError: The wiring has a cycle.
         """
+        if self._is_ordered():
+            return self
         order = _topological(self._predecessors(numbered=True))
         if order is None:
             order = _topological(self._predecessors(numbered=False))
@@ -387,6 +389,20 @@ class Graph:
                 "Choose another place, or a tensor to read that does not depend on it.",
             )
         return dataclasses.replace(self, nodes={call: self.nodes[call] for call in order})
+
+    def _is_ordered(self) -> bool:
+        """Whether each call comes after what it reads and after the earlier calls of its layer."""
+        seen: set[Call] = set()
+        for call, node in self.nodes.items():
+            if call.number and not self._earlier(call) <= seen:
+                return False
+            if any(ref.call not in seen for ref in node.inputs):
+                return False
+            seen.add(call)
+        return True
+
+    def _earlier(self, call: Call) -> set[Call]:
+        return {other for other in self._calls[call.layer] if other.number < call.number}
 
     def _predecessors(self, *, numbered: bool) -> dict[Call, list[Call]]:
         before = {call: [ref.call for ref in node.inputs] for call, node in self.nodes.items()}
@@ -420,7 +436,7 @@ def _put(graph: Graph, op: Any, part: str, nested: Graph) -> Graph:
 
 def map_refs(fn: Callable[[Ref], Any], structure: Any) -> Any:
     """A structure of tuples, lists and dicts with every `Ref` replaced by `fn(ref)`."""
-    if isinstance(structure, Ref):
+    if type(structure) is Ref:
         return fn(structure)
     if isinstance(structure, tuple):
         items = [map_refs(fn, item) for item in structure]
@@ -432,16 +448,21 @@ def map_refs(fn: Callable[[Ref], Any], structure: Any) -> Any:
     return structure
 
 
-def refs(structure: Any) -> Iterator[Ref]:
+def refs(structure: Any) -> list[Ref]:
     """Every `Ref` of a structure, in Keras's order: dicts by sorted key."""
-    if isinstance(structure, Ref):
-        yield structure
-    elif isinstance(structure, (tuple, list)):
-        for item in structure:
-            yield from refs(item)
-    elif isinstance(structure, dict):
-        for key in sorted(structure, key=str):
-            yield from refs(structure[key])
+    if type(structure) is Ref:
+        return [structure]
+    if isinstance(structure, dict):
+        structure = [structure[key] for key in sorted(structure, key=str)]
+    if not isinstance(structure, (tuple, list)):
+        return []
+    found: list[Ref] = []
+    for item in structure:
+        if type(item) is Ref:
+            found.append(item)
+        elif isinstance(item, (tuple, list, dict)):
+            found += refs(item)
+    return found
 
 
 # Walks, all with a stack of their own: graphs are deeper than Python's

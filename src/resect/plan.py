@@ -32,6 +32,7 @@ from resect.edits import (
 from resect.errors import CopyError, Problem, raise_all
 from resect.graph import Graph
 from resect.keras_graph import training
+from resect.keras_graph.private import garbage_collection_paused
 from resect.keras_graph.reading import has_graph, read
 from resect.keras_graph.snapshots import Snapshot
 from resect.keras_graph.tracing import trace
@@ -155,6 +156,10 @@ class Plan:
             ValueError: `weights` is neither.
         """
         check_weights(weights)
+        with garbage_collection_paused():
+            return self._applied(weights)
+
+    def _applied(self, weights: Weights) -> Any:
         if self.check():
             several = len(self.edits) > 1  # one edit is said in the message already
             raise_all(self.check(), context=f"The plan was:\n{edits_text(self)}" if several else "")

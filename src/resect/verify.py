@@ -14,7 +14,7 @@ from rich.table import Table
 
 from resect import oracle
 from resect.errors import Problem, TraceError, VerificationError, raise_all
-from resect.graph import Graph, map_refs
+from resect.graph import Call, Graph, Shape, Spec, map_refs
 from resect.keras_graph.reading import has_graph, read
 from resect.keras_graph.snapshots import Snapshot, same_value
 from resect.keras_graph.tracing import place_of_call, trace
@@ -202,28 +202,42 @@ def _structural(graph: Graph, model: Any) -> Iterator[Check]:
     planned = dict(_specs(graph))
     paths = {path for path, _ in graph.walk()}  # not those of models that were put in unbuilt
     written = dict(_specs(read(model), paths))
-    differing = [
-        f"{name}: planned {planned.get(name, 'nothing')}, written {written.get(name, 'nothing')}"
-        for name in {**planned, **written}
-        if planned.get(name) != written.get(name)
-    ]
+    differing = []
+    if planned != written:
+        differing = [
+            f"{_spelled(key)}: planned {_shown(planned.get(key))}, "
+            f"written {_shown(written.get(key))}"
+            for key in {**planned, **written}
+            if planned.get(key) != written.get(key)
+        ]
     yield Check(
         "shapes as planned", not differing, "; ".join(differing[:5]) or f"{len(planned)} tensors"
     )
 
 
+_Key = tuple[tuple[str, ...], Call, int]
+
+
 def _specs(
     graph: Graph, paths: Container[tuple[str, ...]] | None = None
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[_Key, tuple[Shape, str]]]:
+    """Shape and dtype of every tensor of the graph and of those nested in it."""
     for path, nested in graph.walk():
         if paths is not None and path not in paths:
             continue
-        for call in nested.nodes:
-            for i, ref in enumerate(nested.refs_of(call)):
-                spec = nested.spec(ref)
-                layer, number = nested.made[call]
-                name = "/".join([*path, f"{layer}@{number}" if nested.is_shared(layer) else layer])
-                yield f"{name}:{i}", f"{spec} {spec.dtype}"
+        for call, node in nested.nodes.items():
+            for i, spec in enumerate(node.outputs or ()):
+                yield (path, nested.made[call], i), (spec.shape, spec.dtype)
+
+
+def _spelled(key: _Key) -> str:
+    path, call, output = key
+    number = f"@{call.number}" if call.number else ""
+    return f"{'/'.join([*path, call.layer])}{number}:{output}"
+
+
+def _shown(spec: tuple[Shape, str] | None) -> str:
+    return "nothing" if spec is None else f"{Spec(*spec)} {spec[1]}"
 
 
 def _numeric(

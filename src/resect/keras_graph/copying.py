@@ -18,6 +18,7 @@ import dataclasses
 import enum
 import functools
 import inspect
+import operator
 import re
 import types
 from collections.abc import Callable
@@ -42,7 +43,10 @@ _ATOMIC: tuple[type, ...] = (
     types.ModuleType, types.BuiltinFunctionType, types.GenericAlias, np.dtype, np.generic,
     inspect.Signature, re.Pattern, enum.Enum, np.ufunc,
 )  # fmt: skip
-_ATOMIC_EXACT = frozenset(_ATOMIC)
+_ATOMIC_EXACT = frozenset({*_ATOMIC, keras.dtype_policies.DTypePolicy})
+
+#: Stands for an attribute that a copy does not have.
+_ABSENT = object()
 
 # Objects that Keras calls and that hold nothing but settings: their attributes are copied even
 # where the class is the user's.
@@ -59,6 +63,16 @@ _SETTINGS: tuple[type, ...] = (
     keras.InputSpec,
     keras.optimizers.schedules.LearningRateSchedule,
 )
+
+# Of those, what describes a layer and is never written to: with the weights, a copy shares it.
+_DESCRIPTIONS: tuple[type, ...] = (
+    keras.Initializer,
+    keras.Regularizer,
+    keras.constraints.Constraint,
+    keras.InputSpec,
+)
+
+_How = Callable[["Copier", Any], Any]
 
 
 class _NotCopyableError(Exception):
@@ -81,7 +95,8 @@ class Copier:
         self.variables: list[tuple[Any, Any]] = []
         self._model = model
         self._memo: dict[int, Any] = {}
-        self._copiers: dict[type, Callable[[Copier, Any], Any]] = {}
+        self._copiers: dict[type, _How] = {}
+        self._layouts: dict[tuple[Any, ...], list[tuple[str, _How]]] = {}
         self._sources: list[Any] = []  # keeps every source alive: the memo goes by identity
 
     def layer(self, layer: Any, name: str | None = None) -> Any:
@@ -174,23 +189,44 @@ class Copier:
         new = object.__new__(type(source))
         self.remember(source, new)
         target = new.__dict__
-        is_trainer = isinstance(source, keras.Model)
-        for key, value in vars(source).items():
-            if key in private.FRESH_LISTS:
-                target[key] = self._emptied(value)
-            elif is_trainer and (key in private.UNCOMPILED or key in private.COMPILED_ONLY):
-                if key in private.UNCOMPILED:
-                    target[key] = private.UNCOMPILED[key]
-            elif key == "_modules":
-                kept = {k: v for k, v in value.items() if k != "_torch_params"}
-                target[key] = self._value(kept)
-            elif type(value) in _ATOMIC_EXACT:
-                target[key] = value
+        target.update(vars(source))
+        for key, how in self._layout(source):
+            value = target[key]
+            found = self._memo.get(id(value), _ABSENT)
+            if found is _ABSENT:
+                found = how(self, value)
+            if found is _ABSENT:
+                del target[key]
             else:
-                target[key] = self._value(value)
+                target[key] = found
         if isinstance(source, keras.Layer):
             _track_for_torch(source, new)
         return new
+
+    def _layout(self, source: Any) -> list[tuple[str, _How]]:
+        """The attributes of an object that are not copied by reference, and how they are copied.
+
+        That depends on nothing but names and types, and layers of one class are mostly alike.
+        """
+        attributes = vars(source)
+        key = (type(source), tuple(attributes), tuple(map(type, attributes.values())))
+        if key not in self._layouts:
+            is_trainer = isinstance(source, keras.Model)
+            found = [(k, self._attribute_copier(k, v, is_trainer)) for k, v in attributes.items()]
+            self._layouts[key] = [(name, how) for name, how in found if how is not None]
+        return self._layouts[key]
+
+    def _attribute_copier(self, key: str, value: Any, is_trainer: bool) -> _How | None:
+        """How an attribute is copied; `None` where the copy refers to the same object."""
+        if key in private.FRESH_LISTS:
+            return Copier._emptied
+        if is_trainer and key in private.UNCOMPILED:
+            return lambda _, __: private.UNCOMPILED[key]
+        if is_trainer and key in private.COMPILED_ONLY:
+            return lambda _, __: _ABSENT
+        if key == "_modules":
+            return Copier._torch_modules
+        return None if type(value) in _ATOMIC_EXACT else self._copier(value)
 
     def _emptied(self, value: Any) -> Any:
         new = type(value)()
@@ -198,26 +234,36 @@ class Copier:
             new.tracker = self._value(value.tracker)
         return new
 
+    def _torch_modules(self, value: Any) -> Any:
+        return self._dict({k: v for k, v in value.items() if k != "_torch_params"})
+
     def _value(self, value: Any) -> Any:
-        kind = type(value)
-        if kind in _ATOMIC_EXACT:
+        if type(value) in _ATOMIC_EXACT:
             return value
         if id(value) in self._memo:
             return self._memo[id(value)]
+        return self._copier(value)(self, value)
+
+    def _copier(self, value: Any) -> _How:
+        kind = type(value)
         if kind not in self._copiers:
             known = (how for types_, how in _COPIERS if isinstance(value, types_))
-            self._copiers[kind] = next(known, Copier._other)
-        return self._copiers[kind](self, value)
+            self._copiers[kind] = next(known, None) or _other_copier(value)
+            if self.weights == "share" and issubclass(kind, _DESCRIPTIONS):
+                self._copiers[kind] = Copier._constant
+        return self._copiers[kind]
 
-    def _other(self, value: Any) -> Any:
-        kind = type(value)
-        if is_backend_tensor(value):
-            return copied_tensor(value)
-        if is_tracking_reference(value):
-            return type(value)(value.name, self._value(value.ref))
-        if isinstance(value, _SETTINGS) or _is_plain_keras(kind) or dataclasses.is_dataclass(kind):
-            return self._settings(value)
-        raise _NotCopyableError(f"a {kind.__module__}.{kind.__qualname__}")
+    def _constant(self, value: Any) -> Any:
+        return value
+
+    def _tensor(self, value: Any) -> Any:
+        return copied_tensor(value)
+
+    def _tracking_reference(self, value: Any) -> Any:
+        return type(value)(value.name, self._value(value.ref))
+
+    def _unknown(self, value: Any) -> Any:
+        raise _NotCopyableError(f"a {type(value).__module__}.{type(value).__qualname__}")
 
     def _layer(self, value: Any) -> Any:
         return self._model(value) if isinstance(value, private.Function) else self.layer(value)
@@ -248,6 +294,8 @@ class Copier:
         }
         new.stored_ids = {
             name: {id(self._value(item)) for item in store if id(item) in value.stored_ids[name]}
+            if store
+            else set()
             for name, (_, store) in value.config.items()
         }
         new.locked = value.locked
@@ -255,24 +303,28 @@ class Copier:
         return new
 
     def _list(self, value: Any) -> Any:
-        if _is_wrapper(value):
-            return type(value)([self._value(item) for item in value])
-        new = type(value)()
+        kind = type(value)
+        if _is_wrapper(kind):
+            return kind([self._value(item) for item in value])
+        new = kind()
         self.remember(value, new)
-        list.extend(new, [self._value(item) for item in value])
-        return self._with_tracker(value, new)
+        if value:
+            list.extend(new, [self._value(item) for item in value])
+        return new if kind is list else self._with_tracker(value, new)
 
     def _dict(self, value: Any) -> Any:
-        if _is_wrapper(value):
-            return type(value)({key: self._value(item) for key, item in value.items()})
-        if isinstance(value, collections.defaultdict):
+        kind = type(value)
+        if _is_wrapper(kind):
+            return kind({key: self._value(item) for key, item in value.items()})
+        if issubclass(kind, collections.defaultdict):
             new: Any = collections.defaultdict(value.default_factory)
         else:
-            new = type(value)()
+            new = kind()
         self.remember(value, new)
         for key, item in value.items():
-            dict.__setitem__(new, self._value(key), self._value(item))
-        return self._with_tracker(value, new)
+            copied = item if type(item) in _ATOMIC_EXACT else self._value(item)
+            dict.__setitem__(new, key if type(key) is str else self._value(key), copied)
+        return new if kind is dict else self._with_tracker(value, new)
 
     def _set(self, value: Any) -> Any:
         new = type(value)()
@@ -280,13 +332,14 @@ class Copier:
         return self._with_tracker(value, new)
 
     def _with_tracker(self, value: Any, new: Any) -> Any:
-        if hasattr(value, "tracker"):
-            new.tracker = None if value.tracker is None else self._value(value.tracker)
+        tracker = getattr(value, "tracker", _ABSENT)
+        if tracker is not _ABSENT:
+            new.tracker = tracker if tracker is None else self._value(tracker)
         return new
 
     def _tuple(self, value: Any) -> Any:
         items = [self._value(item) for item in value]
-        if all(a is b for a, b in zip(items, value, strict=True)):
+        if all(map(operator.is_, items, value)):
             return value
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
@@ -392,9 +445,21 @@ _COPIERS: list[tuple[Any, Callable[[Copier, Any], Any]]] = [
 ]
 
 
-def _is_wrapper(value: Any) -> bool:
+def _other_copier(value: Any) -> _How:
+    kind = type(value)
+    if is_backend_tensor(value):
+        return Copier._tensor
+    if is_tracking_reference(value):
+        return Copier._tracking_reference
+    if isinstance(value, _SETTINGS) or _is_plain_keras(kind) or dataclasses.is_dataclass(kind):
+        return Copier._settings
+    return Copier._unknown
+
+
+@functools.cache
+def _is_wrapper(kind: type) -> bool:
     """Whether a container is one of TensorFlow's, which are made around a plain one."""
-    return type(value).__module__.startswith("tensorflow.")
+    return kind.__module__.startswith("tensorflow.")
 
 
 def _is_plain_keras(kind: type) -> bool:

@@ -10,6 +10,9 @@ import numpy as np
 
 from resect.keras_graph.reading import has_graph
 
+#: The dtypes that TensorFlow shows the memory of.
+_BUFFERED = {"float16", "float32", "float64", "int8", "uint8", "int32", "int64", "bool"}
+
 
 @dataclass
 class Snapshot:
@@ -72,6 +75,8 @@ def same_value(one: Any, other: Any) -> bool:
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
+    if a.__array_interface__ == b.__array_interface__:  # one and the same memory
+        return True
     return bool(np.array_equal(_bits(a), _bits(b)))
 
 
@@ -82,10 +87,13 @@ def _bits(array: np.ndarray) -> np.ndarray:
 
 
 def _array(variable: Any) -> np.ndarray:
-    """The value as an array, on JAX a view of it: Keras itself makes a copy."""
+    """The value as an array, where possible a view of it: Keras itself makes a copy."""
     value = variable.value
-    if keras.backend.backend() == "jax":
+    backend = keras.backend.backend()
+    if backend == "jax":
         return np.asarray(value)
+    if backend == "tensorflow" and value.dtype.name in _BUFFERED and "CPU" in value.device:
+        return np.asarray(memoryview(value.value() if hasattr(value, "value") else value))
     return np.asarray(keras.ops.convert_to_numpy(value))
 
 

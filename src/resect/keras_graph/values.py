@@ -86,7 +86,7 @@ def _tensorflow_storage(variable: Any) -> Any:
 
     old = variable._value
     return tf.Variable(
-        old.read_value(),
+        old.value(),
         dtype=old.dtype,
         trainable=old.trainable,
         name=variable.name,

@@ -52,7 +52,7 @@ def write(graph: Graph, weights: Weights = "copy") -> Written:
         CopyError: A layer that can be neither copied nor re-created.
     """
     writer = _Writer(weights)
-    with private.deep_recursion(_size(graph)), private.garbage_collection_paused():
+    with private.deep_recursion(_size(graph)):
         model = writer.model(graph)
     _check_ties(writer)
     return Written(model, writer.pairs())
