@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -311,12 +311,7 @@ class Graph:
 
     def free_name(self, name: str, taken: Iterable[str] = ()) -> str:
         """`name`, or `name_1`, `name_2`, … whichever no layer has yet."""
-        names = {*self.layers, *taken}
-        candidate, count = name, 0
-        while candidate in names:
-            count += 1
-            candidate = f"{name}_{count}"
-        return candidate
+        return free_name(name, {*self.layers, *taken})
 
     # Changes: each returns a new graph
 
@@ -413,7 +408,9 @@ class Graph:
         return before
 
     def __str__(self) -> str:
-        return "\n".join(_draw(self))
+        from resect.drawing import draw  # it draws what is defined here
+
+        return "\n".join(draw(self))
 
 
 def _put(graph: Graph, op: Any, part: str, nested: Graph) -> Graph:
@@ -429,6 +426,15 @@ def _put(graph: Graph, op: Any, part: str, nested: Graph) -> Graph:
             layers[name] = dataclasses.replace(layer, graph=inner)
     changed = any(layers[name] is not layer for name, layer in graph.layers.items())
     return graph.evolve(layers=layers) if changed else graph
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """`name`, or `name_1`, `name_2`, … whichever is not taken."""
+    candidate, count = name, 0
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    return candidate
 
 
 # Structures
@@ -500,43 +506,3 @@ def _topological(before: Mapping[Call, list[Call]]) -> list[Call] | None:
                 on_stack.add(ahead)
                 stack.append((ahead, iter(before[ahead])))
     return list(done)
-
-
-# Drawing
-
-
-def _draw(graph: Graph) -> Iterator[str]:
-    """The lines of `str(graph)`; nested graphs are indented once, under their first call."""
-    yield f"{graph.kind} '{graph.name}'"
-    rows = list(_rows(graph, "  "))
-    name_width = max((len(row[0]) for row in rows if row[1]), default=0)  # calls, not outputs
-    kind_width = max((len(row[1]) for row in rows), default=0)
-    spec_width = max((len(row[2]) for row in rows), default=0)
-    for name, kind, spec, reads in rows:
-        line = f"{name:<{name_width}}  {kind:<{kind_width}}  {spec:<{spec_width}}  {reads}"
-        yield line.rstrip()
-
-
-def _rows(graph: Graph, indent: str) -> Iterator[tuple[str, str, str, str]]:
-    """Rows of name, kind, shape and what is read; nesting uses a stack, not recursion."""
-    stack: list[tuple[Graph, str, Iterator[Call]]] = [(graph, indent, iter(graph.nodes))]
-    while stack:
-        graph, indent, calls = stack[-1]
-        call = next(calls, None)
-        if call is None:
-            stack.pop()
-            outputs = ", ".join(graph.tensor_label(ref) for ref in graph.output_refs)
-            yield f"{indent}-> {outputs}", "", "", ""
-            continue
-        node, layer = graph.nodes[call], graph.layer(call)
-        shapes = " ".join("?" if node.outputs is None else str(s) for s in node.outputs or ("?",))
-        reads = ", ".join(graph.tensor_label(ref) for ref in dict.fromkeys(node.inputs))
-        mark = {"new": " +", "reinit": " *"}.get(layer.origin, "")
-        yield (
-            f"{indent}{graph.label(call)}{mark}",
-            layer.kind,
-            shapes,
-            f"<- {reads}" if reads else "",
-        )
-        if layer.graph is not None and call == graph.calls_of(call.layer)[0]:
-            stack.append((layer.graph, indent + "  ", iter(layer.graph.nodes)))

@@ -37,8 +37,9 @@ from resect.keras_graph.reading import has_graph, read
 from resect.keras_graph.snapshots import Snapshot
 from resect.keras_graph.tracing import trace
 from resect.keras_graph.writing import result_kind, write
+from resect.lookup import resolve
 from resect.options import OnMismatch, Weights, check_weights
-from resect.select import Place, Where, resolve
+from resect.select import Place, Where
 from resect.table import edits_text, plan_text
 from resect.verify import same_function, structural
 

@@ -17,14 +17,13 @@ A selection says which calls of a model are meant. It is made without a model, c
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
-from resect.errors import AmbiguousError, CountError, NoMatchError
+from resect.errors import CountError
 from resect.graph import Call, Graph
 
 Where = Any  # str | re.Pattern | int | slice | type | layer | predicate | Selection
@@ -58,7 +57,7 @@ class Selection:
 
     def find(self, graph: Graph) -> tuple[Place, ...]:
         """The places that it means in a graph, in topological order, outer models first."""
-        return tuple(place for place in _candidates(graph) if self.matches(place, graph))
+        return tuple(place for place in candidates(graph) if self.matches(place, graph))
 
     def matches(self, place: Place, graph: Graph) -> bool:
         """Whether it means a place."""
@@ -173,7 +172,7 @@ class Class(Selection):
     cls: type | tuple[type, ...]
 
     def find(self, graph: Graph) -> tuple[Place, ...]:
-        found = _candidates(graph, inputs=True)
+        found = candidates(graph, inputs=True)
         return tuple(place for place in found if self.matches(place, graph))
 
     def matches(self, place: Place, graph: Graph) -> bool:
@@ -194,7 +193,7 @@ class Object(Selection):
     op: Any
 
     def find(self, graph: Graph) -> tuple[Place, ...]:
-        found = _candidates(graph, inputs=True)
+        found = candidates(graph, inputs=True)
         return tuple(place for place in found if self.matches(place, graph))
 
     def matches(self, place: Place, graph: Graph) -> bool:
@@ -286,7 +285,7 @@ class Or(Selection):
 
     def find(self, graph: Graph) -> tuple[Place, ...]:
         found = {*self.left.find(graph), *self.right.find(graph)}
-        return tuple(place for place in _candidates(graph, inputs=True) if place in found)
+        return tuple(place for place in candidates(graph, inputs=True) if place in found)
 
     def why_not(self, place: Place, graph: Graph) -> str:
         return f"{self.left.why_not(place, graph)}, and {self.right.why_not(place, graph)}"
@@ -303,7 +302,7 @@ class Several(Selection):
 
     def find(self, graph: Graph) -> tuple[Place, ...]:
         found = {place for part in self.parts for place in part.find(graph)}
-        return tuple(place for place in _candidates(graph, inputs=True) if place in found)
+        return tuple(place for place in candidates(graph, inputs=True) if place in found)
 
     def why_not(self, place: Place, graph: Graph) -> str:
         return "none of them means it"
@@ -320,7 +319,7 @@ class Not(Selection):
 
     def find(self, graph: Graph) -> tuple[Place, ...]:
         found = set(self.inner.find(graph))
-        return tuple(place for place in _candidates(graph) if place not in found)
+        return tuple(place for place in candidates(graph) if place not in found)
 
     def why_not(self, place: Place, graph: Graph) -> str:
         return f"{self.inner!r} selects it"
@@ -459,7 +458,7 @@ def as_selection(where: Where) -> Selection:
     )
 
 
-# Looking up
+# Parts of an address
 
 
 def output_of(where: Where) -> int | None:
@@ -477,86 +476,7 @@ def _calls_named(name: str, graph: Graph) -> tuple[Call, ...]:
     return calls
 
 
-def resolve(where: Where, graph: Graph) -> tuple[Place, ...]:
-    """The places that an address means; a shared layer's name means all of its calls.
-
-    Raises:
-        NoMatchError: It matches nothing.
-        CountError: It matches another number than it expects.
-    """
-    selection = as_selection(where)
-    found = selection.find(graph)
-    if not found:
-        raise _no_match(selection, graph)
-    return found
-
-
-def resolve_calls(where: Where, graph: Graph) -> tuple[Place, ...]:
-    """Like `resolve`, where it matters which call of a shared layer is meant.
-
-    Raises:
-        AmbiguousError: A plain name of a layer that is called more than once.
-    """
-    found = resolve(where, graph)
-    if isinstance(as_selection(where), (Name, Object)) and len(found) > 1:
-        raise _ambiguous(where, found, graph)
-    return found
-
-
-def resolve_one(where: Where, graph: Graph) -> Place:
-    """The one place that an address means.
-
-    Raises:
-        NoMatchError: It matches nothing.
-        AmbiguousError: It matches several calls.
-    """
-    found = resolve(where, graph)
-    if len(found) != 1:
-        raise _ambiguous(where, found, graph)
-    return found[0]
-
-
-def _ambiguous(where: Where, found: tuple[Place, ...], graph: Graph) -> AmbiguousError:
-    spellings = [place.spelling(graph) for place in found]
-    shown = ", ".join(f"'{s}'" for s in spellings[:8]) + (", …" if len(spellings) > 8 else "")
-    shared = len({(place.path, place.call.layer) for place in found}) == 1
-    what = f"'{found[0].call.layer}' is called {len(found)} times" if shared else "several match"
-    return AmbiguousError(
-        f"{as_selection(where)!r} could mean {shown}: {what}.",
-        f"Say which one: '{spellings[0]}' or '{spellings[1]}'.",
-        found[0].call.layer,
-    )
-
-
-def _no_match(selection: Selection, graph: Graph) -> NoMatchError:
-    places = list(_candidates(graph, inputs=True))
-    nearest = _nearest(selection, places, graph)
-    lines = [f"  '{p.spelling(graph)}': {selection.why_not(p, graph)}" for p in nearest]
-    heading = [f"{selection!r} matches nothing in {graph.kind} '{graph.name}'."]
-    if lines:
-        heading.append("Nearest, and why each was passed over:")
-    node = selection.name if isinstance(selection, Name) else repr(selection)
-    return NoMatchError(
-        "\n".join(heading + lines), "print(resect.read(model)) lists every call.", node
-    )
-
-
-def _nearest(selection: Selection, places: list[Place], graph: Graph) -> list[Place]:
-    wanted = repr(selection).strip("'")
-    if isinstance(selection, Name):
-        wanted = selection.name
-    spelled = {place.spelling(graph): place for place in places}
-    by_layer: dict[str, list[Place]] = {}
-    for place in places:
-        by_layer.setdefault(place.call.layer, []).append(place)
-    close = difflib.get_close_matches(wanted, spelled, n=3, cutoff=0.5)
-    same = by_layer.get(wanted.split("/")[-1].split("@")[0], [])
-    found = [*same, *(spelled[name] for name in close)]
-    last = [place for place in places if not place.path][-3:]
-    return list(dict.fromkeys([*found, *last]))[:3]
-
-
-def _candidates(graph: Graph, *, inputs: bool = False) -> Iterator[Place]:
+def candidates(graph: Graph, *, inputs: bool = False) -> Iterator[Place]:
     """Every call of a graph and its nested graphs; a model nested in two places counts once."""
     seen: set[int] = set()
     for path, nested in graph.walk():

@@ -1,17 +1,14 @@
 """Edits: frozen values, each a pure function from one graph to another."""
 
 from resect.edits.base import Edit, PerPlace, Site
-from resect.edits.local import Insert, Remove, Rename, Replace
-from resect.edits.region import (
-    Append,
-    Collapse,
-    DropUnusedInputs,
-    Head,
-    Pop,
-    Prepend,
-    Tail,
-    Truncate,
-)
+from resect.edits.collapse import Collapse
+from resect.edits.insert import Append, Insert, Prepend
+from resect.edits.pop import Pop
+from resect.edits.remove import Remove
+from resect.edits.rename import Rename
+from resect.edits.replace import Replace
+from resect.edits.split import Head, Tail
+from resect.edits.truncate import DropUnusedInputs, Truncate
 
 EDITS: dict[str, type[Edit]] = {
     cls.verb: cls

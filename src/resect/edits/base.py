@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from resect.errors import EditError, EmptyResultError, MergeError, MultipleOutputsError, NestedError
+from resect.errors import (
+    AmbiguousError,
+    EditError,
+    EmptyResultError,
+    MergeError,
+    MultipleOutputsError,
+    NestedError,
+)
 from resect.graph import Call, Graph, Ref, Spec
 from resect.select import Place, Where, output_of
 
@@ -250,3 +257,29 @@ def layers_text(value: Any) -> str:
     if is_layer(value):
         return type(value).__name__
     return "what a function returns" if callable(value) else repr(value)
+
+
+def only_output(graph: Graph, what: str, repair: str) -> Ref:
+    """The one output of a model.
+
+    Args:
+        graph: The graph of the model.
+        what: What was to be done to it: `"pop"`.
+        repair: What to do instead where there are several.
+
+    Raises:
+        AmbiguousError: There are several.
+    """
+    outputs = set(graph.output_refs)
+    if len(outputs) != 1:
+        names = ", ".join(f"'{graph.tensor_label(ref)}'" for ref in graph.output_refs)
+        raise AmbiguousError(
+            f"The model has {len(outputs)} outputs to {what}: {names}.", f"{repair.capitalize()}."
+        )
+    return outputs.pop()
+
+
+def spellings(places: tuple[Place, ...], graph: Graph) -> Any:
+    """Places as an address: a name, or several."""
+    names = tuple(dict.fromkeys(place.spelling(graph) for place in places))
+    return names[0] if len(names) == 1 else names
