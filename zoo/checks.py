@@ -295,31 +295,31 @@ def _new_head(case: Case, effort: Effort) -> None:
     assert new.outputs[0].shape[-1] == 3, f"its output is {new.outputs[0].shape}"
     inputs = case.inputs_of(plan.result)
     verify = partial(resect.verify, case.model, new, plan=plan, inputs=inputs, training=False)
+    verify(reload=False)
+    if not effort.reload:
+        return
     try:
-        verify(reload=effort.reload)
-    except SurgeryError:
-        raise
-    except Exception:
-        if not effort.reload or _reloads_as_functional(case.model):
+        verify(reload=True)
+    except VerificationError:
+        if (why := _why_not_reloaded(case.model)) is None:
             raise
-        verify(reload=False)
+        raise UnsoundError(f"Keras does not load a plain model of its layers: {why}") from None
 
 
-def _reloads_as_functional(model: keras.Model) -> bool:
-    """Whether Keras can save and load the layers of the model in a plain Functional model.
+def _why_not_reloaded(model: keras.Model) -> str | None:
+    """Why Keras, without resect, cannot save and load the layers of a model in a plain Functional.
 
-    Some of KerasHub's cannot: their configuration leaves out what only the backbone knows.
+    Some of KerasHub's it cannot: their configuration leaves out what only the backbone knows.
     """
-    copy = resect.clone(model)
-    plain = keras.Model(copy.input, copy.output)
+    plain = keras.Model(model.input, model.output)
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/model.keras"
         try:
             plain.save(path)
-            keras.saving.load_model(path)
-        except Exception:  # whatever it is that its get_config gets wrong
-            return False
-    return True
+            keras.saving.load_model(path, compile=False, safe_mode=False)
+        except Exception as error:  # whatever it is that a get_config gets wrong
+            return _in_a_line(error)
+    return None
 
 
 CHECKS: dict[str, Callable[[Case, Effort], Iterator[Trial]]] = {
