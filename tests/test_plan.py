@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -355,3 +356,46 @@ def test_pinned_insertions_and_replacements_hold_their_layers():
 def test_what_is_no_plan_is_refused(text):
     with pytest.raises(SerializationError, match=r"not a plan|No edit is called 'explode'"):
         Plan.from_json(mlp(), text)
+
+
+def test_check_finds_every_layer_that_cannot_be_copied():
+    inputs = keras.Input((4,))
+    x = Locked(name="one")(inputs)
+    x = keras.layers.Dense(3, name="dense")(x)
+    model = keras.Model(inputs, Locked(name="two")(x), name="locked_in")
+    model.compile(Unrepeatable(0.1), "mse")
+    before = Source.of(model)
+    plan = resect.plan(model).rename({"dense": "fc"})
+    problems = plan.check()
+    assert [(p.code, p.node) for p in problems] == [
+        ("CopyError", "one"),
+        ("CopyError", "two"),
+        ("CopyError", ""),
+    ]
+    assert "Unrepeatable" in problems[2].reason
+    with pytest.raises(resect.errors.CopyError) as caught:
+        plan.apply()
+    assert caught.value.problems == problems
+    assert resect.plan(model).remove("one").remove("two").check() == problems[2:]
+    before.assert_untouched()
+
+
+class Locked(keras.layers.Layer):
+    """Holds what cannot be copied, and has no configuration."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.lock = threading.Lock()
+
+    def call(self, x: Any) -> Any:
+        return x
+
+    def get_config(self) -> dict[str, Any]:
+        raise NotImplementedError("no configuration")
+
+
+class Unrepeatable(keras.optimizers.SGD):
+    """Has no configuration either."""
+
+    def get_config(self) -> dict[str, Any]:
+        raise NotImplementedError("no configuration")

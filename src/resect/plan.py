@@ -36,7 +36,7 @@ from resect.keras_graph.private import garbage_collection_paused
 from resect.keras_graph.reading import has_graph, read
 from resect.keras_graph.snapshots import Snapshot
 from resect.keras_graph.tracing import trace
-from resect.keras_graph.writing import result_kind, write
+from resect.keras_graph.writing import copy_problems, result_kind, write
 from resect.lookup import resolve
 from resect.options import OnMismatch, Weights, check_weights
 from resect.select import Place, Where
@@ -108,9 +108,24 @@ class Plan:
         """The graph after the last edit."""
         return self.steps[-1].after if self.steps else self.source
 
-    def check(self) -> tuple[Problem, ...]:
-        """Everything that is wrong with the plan; empty if it can be applied."""
-        return check.problems(self.steps)
+    def check(self, weights: Weights = "copy") -> tuple[Problem, ...]:
+        """Everything that is wrong with the plan; empty if it can be applied.
+
+        Args:
+            weights: As for `apply`: some layers can be copied, and not shared.
+
+        Raises:
+            ValueError: `weights` is neither `"copy"` nor `"share"`.
+        """
+        check_weights(weights)
+        return check.problems(self.steps) or self._copy_problems(weights)
+
+    def _copy_problems(self, weights: Weights) -> tuple[Problem, ...]:
+        found = copy_problems(self.result, weights)
+        if training.is_compiled(self.model) and not self._why_not_compiled():
+            found += training.carry_problems(self.model)
+        request = f"Cannot copy {self.source.kind} '{self.source.name}'."
+        return tuple(replace(problem, request=request) for problem in found)
 
     def find(self, where: Where) -> tuple[str, ...]:
         """What an address means in the result of the plan so far, in the user's spelling."""
@@ -161,15 +176,16 @@ class Plan:
             return self._applied(weights)
 
     def _applied(self, weights: Weights) -> Any:
-        if self.check():
+        if problems := check.problems(self.steps):
             several = len(self.edits) > 1  # one edit is said in the message already
-            raise_all(self.check(), context=f"The plan was:\n{edits_text(self)}" if several else "")
+            raise_all(problems, context=f"The plan was:\n{edits_text(self)}" if several else "")
         before = Snapshot.of(self.model, values=False)
         try:
             written = write(self.result, weights)
             if training.is_compiled(self.model) and not self._why_not_compiled():
                 training.carry(self.model, written.model, written.pairs)
         except CopyError as error:
+            raise_all(self._copy_problems(weights))  # it was the first one
             request = f"Cannot copy {self.source.kind} '{self.source.name}'."
             raise error.asking(request) from error
         structural(self.result, written.model, written.pairs, before)

@@ -85,13 +85,18 @@ class Copier:
     Args:
         weights: `"copy"` gives every variable a value of its own; `"share"` keeps the variables.
         model: Called for a model with a graph of its own: returns its copy.
+        values: `False` for a rehearsal, which shows what can be copied: the copies hold the
+            source's own variables, and must not be used.
 
     Attributes:
         variables: Pairs of a variable of the source and the variable that stands for it.
     """
 
-    def __init__(self, weights: Weights, model: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, weights: Weights, model: Callable[[Any], Any], *, values: bool = True
+    ) -> None:
         self.weights = weights
+        self.values = values
         self.variables: list[tuple[Any, Any]] = []
         self._model = model
         self._memo: dict[int, Any] = {}
@@ -272,7 +277,8 @@ class Copier:
         return self._model(value) if value._functional is not None else self.layer(value)
 
     def _variable(self, value: Any) -> Any:
-        new = value if self.weights == "share" else copied_variable(value)
+        keeps = self.weights == "share" or not self.values
+        new = value if keeps else copied_variable(value)
         self.remember(value, new)
         self.variables.append((value, new))
         return new

@@ -13,7 +13,7 @@ from typing import Any
 
 import keras
 
-from resect.errors import CopyError
+from resect.errors import CopyError, Problem
 from resect.keras_graph.copying import Copier
 from resect.keras_graph.values import copied_tensor
 
@@ -37,6 +37,17 @@ def why_not_carried(source: Any, outputs: int) -> str:
     """
     had = len(source.outputs) if getattr(source, "outputs", None) else 1
     return "" if outputs == had else f"it has {outputs} outputs now, and had {had}"
+
+
+def carry_problems(source: Any) -> tuple[Problem, ...]:
+    """Why the optimizer of a compiled model cannot be carried; empty if it can."""
+    optimizer = source._compile_config.config["optimizer"]
+    try:
+        if optimizer is not None:
+            _same_kind(optimizer)
+    except CopyError as error:
+        return error.problems
+    return ()
 
 
 def carry(source: Any, target: Any, pairs: Pairs) -> None:

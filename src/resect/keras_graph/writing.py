@@ -6,12 +6,12 @@ Keras model is put around them. Only layers that the source does not have are re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 
-from resect.errors import CopyError
+from resect.errors import CopyError, Problem
 from resect.graph import Graph, Layer, Node, Ref, map_refs, refs
 from resect.keras_graph import private
 from resect.keras_graph.copying import Copier
@@ -56,6 +56,30 @@ def write(graph: Graph, weights: Weights = "copy") -> Written:
         model = writer.model(graph)
     _check_ties(writer)
     return Written(model, writer.pairs())
+
+
+def copy_problems(graph: Graph, weights: Weights = "copy") -> tuple[Problem, ...]:
+    """What `write` would refuse to copy, all of it, found without copying a value.
+
+    Args:
+        graph: A complete graph.
+        weights: As for `write`.
+    """
+    found: list[Problem] = []
+    copier = Copier(weights, lambda model: model, values=False)
+    for path, nested in graph.walk():
+        for layer in nested.layers.values():
+            if layer.origin not in ("kept", "rebuilt") or layer.graph is not None:
+                continue
+            try:
+                if layer.origin == "rebuilt":  # under its own name: a rename reaches variables
+                    copier.rebuilt(layer.op, layer.skeleton, layer.op.name)
+                else:
+                    copier.layer(layer.op)
+            except CopyError as error:
+                node = "/".join([*path, layer.name])
+                found += [replace(problem, node=node) for problem in error.problems]
+    return tuple(found)
 
 
 def _check_ties(writer: _Writer) -> None:
