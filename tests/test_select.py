@@ -11,7 +11,7 @@ from keras import layers
 import resect
 from resect import first, last, select
 from resect.errors import AmbiguousError, CountError, NoMatchError
-from tests.common import mlp
+from tests.common import cnn, mlp
 
 
 def build() -> keras.Model:
@@ -265,3 +265,8 @@ def test_a_name_with_an_at_sign_is_a_name_first():
     features = keras.Input((4,), name="features")
     model = keras.Model(features, layers.Dense(2, name="odd@1")(features))
     assert resect.plan(model).find("odd@1") == ("odd@1",)
+
+
+def test_a_predicate_is_asked_only_about_what_fits_the_rest():
+    wide = select(lambda layer: layer.units > 3, cls=layers.Dense)
+    assert all("conv" not in name for name in resect.plan(cnn()).find(wide))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
@@ -218,7 +217,7 @@ def test_fit_evaluate_and_predict_go_on_at_once():
     history = new.fit(
         inputs, targets, batch_size=4, epochs=8, verbose=0, validation_split=0.25
     ).history
-    assert all(math.isfinite(loss) for loss in history["loss"])
+    assert min(history["loss"][1:]) < history["loss"][0]
     assert {"mae", "val_loss", "val_mae"} <= set(history)
     assert new.predict(inputs, verbose=0).shape == (8, 3)
     before.assert_untouched()

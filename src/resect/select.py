@@ -393,14 +393,14 @@ def select(
     select(name='fc*')[0]
     """
     parts = []
-    if where is not None:
-        parts.append(as_selection(where))
     if name is not None:
         parts.append(as_selection(name))
     if regex is not None:
         parts.append(Regex(re.compile(regex)))
     if cls is not None:
         parts.append(Class(cls))
+    if where is not None:  # last: a predicate is only asked about what fits the others
+        parts.append(as_selection(where))
     if not parts:
         return Everything()
     selection = parts[0]
