@@ -230,8 +230,9 @@ def assert_kept(graph: Graph, new: Any, *, shared: bool = False) -> list[tuple[A
             assert made.trainable == layer.op.trainable, f"{name} has another trainable flag"
             pairs += assert_kept(layer.graph, made, shared=shared)
         elif layer.origin in ("kept", "rebuilt") and isinstance(layer.op, keras.Layer):
-            _assert_same_layer(layer, made, shared)
-            pairs += zip(layer.op.variables, made.variables, strict=True)
+            if layer.change is None:
+                _assert_same_layer(layer, made, shared)
+            pairs += _kept_variables(layer, made, shared)
     return pairs
 
 
@@ -243,12 +244,19 @@ def _assert_same_layer(layer: Layer, made: Any, shared: bool) -> None:
     for part, other in parts:
         flags = (part.trainable, part.dtype_policy.name)
         assert (other.trainable, other.dtype_policy.name) == flags, f"{part.name} has other flags"
-    renamed = layer.name != old.name
-    for variable, other in zip(old.variables, made.variables, strict=True):
+
+
+def _kept_variables(layer: Layer, made: Any, shared: bool) -> list[tuple[Any, Any]]:
+    """The variables of a layer, with what they are now; those that a change makes anew left out."""
+    values = {} if layer.change is None else layer.change.values
+    olds, news = ([v for v in la.variables if v.name not in values] for la in (layer.op, made))
+    renamed = layer.name != layer.op.name
+    for variable, other in zip(olds, news, strict=True):
         assert (other is variable) == shared, f"{variable.path} is shared, or not, against the wish"
         assert renamed or other.path == variable.path
         assert other.trainable == variable.trainable, f"{variable.path} has another trainable flag"
         assert bits(other) == bits(variable), f"{variable.path} has another value"
+    return list(zip(olds, news, strict=True))
 
 
 def _by_name(model: Any, name: str) -> Any:

@@ -18,9 +18,10 @@ with the original weights, or raises an error that names the layer, the reason a
     functional  a subclassed model as a Functional one
     plan        several edits, to be read before anything happens
     verify      numbers, not hope
+    adapt       the changes that people make to a trained model, each exact
 """
 
-from resect import edits, errors
+from resect import adapt, edits, errors
 from resect.edits import Site
 from resect.errors import SurgeryError
 from resect.graph import Graph
@@ -52,6 +53,7 @@ __all__ = [
     "Selection",
     "Site",
     "SurgeryError",
+    "adapt",
     "append",
     "clone",
     "collapse",

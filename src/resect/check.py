@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from resect.edits import Edit
 from resect.errors import Problem, SurgeryError
-from resect.graph import Call, Graph
+from resect.graph import Call, Graph, Layer
 from resect.keras_graph.inferring import infer
 
 
@@ -93,30 +94,44 @@ def _unused_inputs(steps: Sequence[Step]) -> tuple[Problem, ...]:
 
 
 def _untied(steps: Sequence[Step]) -> tuple[Problem, ...]:
-    """Layers that start afresh, but share a variable with one that does not."""
-    layers = [layer for _, graph in steps[-1].after.walk() for layer in graph.layers.values()]
-    afresh = [layer for layer in layers if layer.origin == "reinit"]
-    if not afresh:
+    """Layers that get variables of their own in the place of some that others use too."""
+    layers = {
+        (id(layer.op), layer.name): layer
+        for _, graph in steps[-1].after.walk()
+        for layer in graph.layers.values()
+        if layer.graph is None and layer.origin != "new"
+    }
+    replaced = [(layer, v) for layer in layers.values() for v in _replaced(layer)]
+    if not replaced:
         return ()
+    gone = {(id(layer.op), id(variable)) for layer, variable in replaced}
     holders = {
         id(variable): layer.name
-        for layer in layers
-        if layer.origin in ("kept", "rebuilt") and layer.graph is None
+        for layer in layers.values()
         for variable in getattr(layer.op, "variables", ())
+        if (id(layer.op), id(variable)) not in gone
     }
     return tuple(
         Problem(
             "CopyError",
             layer.name,
-            f"'{layer.name}' would start afresh, but '{holders[id(variable)]}' uses its "
-            f"{variable.name} too, and they would be untied.",
+            f"'{layer.name}' would {'be changed' if layer.change else 'start afresh'}, but "
+            f"'{holders[id(variable)]}' uses its {variable.name} too, and they would be untied.",
             "Edit both in the same way, or keep the shape that they are fed.",
             _request(steps[-1].edit),
         )
-        for layer in afresh
-        for variable in layer.op.variables
+        for layer, variable in replaced
         if id(variable) in holders
     )
+
+
+def _replaced(layer: Layer) -> list[Any]:
+    """The variables of a layer of the source that do not live on in it."""
+    variables = getattr(layer.op, "variables", [])
+    if layer.origin == "reinit":
+        return list(variables)
+    values = {} if layer.change is None else layer.change.values
+    return [variable for variable in variables if variable.name in values]
 
 
 def _is_used(graph: Graph, call: Call) -> bool:

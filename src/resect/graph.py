@@ -79,6 +79,21 @@ class VariableSpec(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Change:
+    """What becomes of a layer of the source that goes on with another configuration.
+
+    Attributes:
+        template: The unbuilt layer of that configuration, opaque here.
+        values: By its name, how a variable comes to a value that is not simply its old one: a
+            function of the old values by name, or `None` for a variable that starts afresh or is
+            left out. Every other variable keeps its value, and must keep its shape.
+    """
+
+    template: Any
+    values: Mapping[str, Callable[[Mapping[str, Any]], Any] | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
 class Layer:
     """What is called: a layer, a raw operation or a nested model.
 
@@ -92,9 +107,10 @@ class Layer:
             `op`; `"reinit"` is a layer of the source that starts afresh because its weights no
             longer fit.
         template: The layer that a `"new"` layer of the same class takes fitting values from.
-        variables: Of a `"new"` or `"reinit"` layer, once its input shape is known.
+        variables: Of a layer that is not what it was, once its input shape is known.
         skeleton: Of a `"rebuilt"` layer: what it is built as, with variables that have no values.
         part: Which part of `op` this is, where a nested model was cut in two.
+        change: Of a layer of the source that goes on with another configuration.
     """
 
     name: str
@@ -106,6 +122,12 @@ class Layer:
     variables: tuple[VariableSpec, ...] | None = None
     skeleton: Any = None
     part: str = ""
+    change: Change | None = None
+
+    @property
+    def recipe(self) -> Any:
+        """What a fresh layer of its configuration is made from."""
+        return self.op if self.change is None else self.change.template
 
     @property
     def kind(self) -> str:

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from resect.graph import Call, Graph, Layer, Ref, Spec, map_refs
-from resect.keras_graph.reading import read
+from resect.keras_graph.reading import has_graph, read
 
 
 def evaluate(graph: Graph, inputs: Any, *, new: Any = None, training: bool = False) -> Any:
@@ -105,6 +105,15 @@ def random_inputs(graph: Graph, *, batch: int = 2, seed: int = 0) -> Any:
     return map_refs(array, graph.inputs)
 
 
+def as_taken(model: Any, inputs: Any) -> Any:
+    """Inputs in the structure that a loaded model takes: Keras 3.10 loads one as a list of one."""
+    if isinstance(model, keras.Sequential) or not has_graph(model):
+        return inputs
+    graph = read(model)
+    given = dict(zip(graph.input_refs, keras.tree.flatten(inputs), strict=True))
+    return map_refs(given.__getitem__, graph.inputs)
+
+
 def _limit(graph: Graph, ref: Ref) -> int:
     """The smallest vocabulary among the layers that read a tensor of integers."""
     sizes = []
@@ -169,7 +178,8 @@ def _evaluate_call(
         first = args[0] if args else next(iter(kwargs.values()))
         return _run(layer.graph, keras.tree.flatten(first), made, training)
     operation = layer.op
-    if layer.origin in ("new", "reinit") or (layer.origin == "rebuilt" and not operation.weights):
+    remade = layer.origin == "rebuilt" and (layer.change is not None or not operation.weights)
+    if layer.origin in ("new", "reinit") or remade:
         operation = made
     if isinstance(operation, keras.Layer):
         kwargs = {**kwargs, "training": training}

@@ -63,6 +63,8 @@ def _value(value: Any, edit: Edit) -> Any:
         return [_value(item, edit) for item in value]
     if is_layer(value):
         return {"layer": _layer(value, edit)}
+    if hasattr(value, "get_config"):  # a regularizer, a policy, …
+        return {"object": keras.saving.serialize_keras_object(value)}
     raise SerializationError(
         f"{value!r} in '{edit.describe()}' has no JSON form.", "Address layers by name."
     )
@@ -105,6 +107,8 @@ def _restored(value: Any) -> Any:
         )
     if isinstance(value, dict) and set(value) == {"layer"}:
         return _layer_of(value["layer"])
+    if isinstance(value, dict) and set(value) == {"object"}:
+        return keras.saving.deserialize_keras_object(value["object"])
     if isinstance(value, list):
         return tuple(_restored(item) for item in value)
     return value

@@ -29,7 +29,7 @@ class Row:
 
     Attributes:
         status: `"kept"`, `"removed"`, `"inserted"`, `"replaced"`, `"re-initialised"`, `"renamed"`,
-            `"reshaped"`.
+            `"reshaped"`, `"changed"`.
         name: The user's spelling.
         kind: The layer's class, or `before -> after`.
         shape: Output shape, or `before -> after`.
@@ -181,8 +181,8 @@ def _present(path: str, old: Graph, was: Call | None, new: Graph, call: Call) ->
     parameters = f"{count:,}" if count else ""
     if layer.origin == "new":
         status, parameters = "inserted", f"+{count:,}" if count else ""
-    elif layer.origin == "reinit":
-        status = "re-initialised"
+    elif layer.origin == "reinit" or layer.change is not None:
+        status = "re-initialised" if layer.origin == "reinit" else "changed"
         held = parameter_count_of(variable_specs(layer.op))
         parameters = f"{held:,} -> {count:,}" if first and held != count else parameters
     if was is not None:
@@ -191,7 +191,8 @@ def _present(path: str, old: Graph, was: Call | None, new: Graph, call: Call) ->
             status = "reshaped" if status == "kept" else status
         if old.label(was) != new.label(call) and was.layer != call.layer:
             name, status = f"{path}{old.label(was)} -> {new.label(call)}", "renamed"
-    return Row(status, name, layer.kind, shape, parameters)
+    kind = layer.kind if was is None else _change(old.layer(was).kind, layer.kind)
+    return Row(status, name, kind, shape, parameters)
 
 
 def _shape(graph: Graph, call: Call) -> str:

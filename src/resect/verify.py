@@ -14,7 +14,7 @@ from rich.table import Table
 
 from resect import oracle
 from resect.errors import Problem, TraceError, VerificationError, raise_all
-from resect.graph import Call, Graph, Shape, Spec, map_refs
+from resect.graph import Call, Graph, Shape, Spec
 from resect.keras_graph.reading import has_graph, read
 from resect.keras_graph.snapshots import Snapshot, same_value
 from resect.keras_graph.tracing import place_of_call, trace
@@ -259,11 +259,9 @@ def _reloaded(new: Any, inputs: Any, tolerance: float) -> Check:
             reason = next((line for line in str(error).splitlines() if line.strip()), "")
             return Check(name, False, f"{type(error).__name__}: {reason}")
     expected = oracle.run_model(new, inputs)
-    if not isinstance(loaded, keras.Sequential):  # Keras 3.10 loads one input as a list of one
-        graph = read(loaded)
-        given = dict(zip(graph.input_refs, keras.tree.flatten(inputs), strict=True))
-        inputs = map_refs(given.__getitem__, graph.inputs)
-    return _compared(name, expected, oracle.run_model(loaded, inputs), tolerance)
+    return _compared(
+        name, expected, oracle.run_model(loaded, oracle.as_taken(loaded, inputs)), tolerance
+    )
 
 
 def _compared(name: str, expected: Any, found: Any, tolerance: float) -> Check:

@@ -21,13 +21,14 @@ import inspect
 import operator
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
 from resect.errors import CopyError, SurgeryError
+from resect.graph import Change
 from resect.keras_graph import private
 from resect.keras_graph.state import carry_flags, carry_state, matching_variables
 from resect.keras_graph.values import (
@@ -35,6 +36,7 @@ from resect.keras_graph.values import (
     copied_variable,
     is_backend_tensor,
     is_tracking_reference,
+    made_variable,
 )
 from resect.options import Weights
 
@@ -100,6 +102,7 @@ class Copier:
         self.variables: list[tuple[Any, Any]] = []
         self._model = model
         self._memo: dict[int, Any] = {}
+        self._rebuilt: dict[int, Any] = {}
         self._copiers: dict[type, _How] = {}
         self._layouts: dict[tuple[Any, ...], list[tuple[str, _How]]] = {}
         self._sources: list[Any] = []  # keeps every source alive: the memo goes by identity
@@ -122,19 +125,29 @@ class Copier:
             new = self._from_config(layer, str(stopped))
         return self._named(new, name)
 
-    def rebuilt(self, layer: Any, skeleton: Any, name: str) -> Any:
+    def rebuilt(self, layer: Any, skeleton: Any, name: str, change: Change | None = None) -> Any:
         """A copy of a layer as it is built for another input shape, around the same variables.
 
         Args:
             layer: The layer of the source.
-            skeleton: A layer of the same configuration, built for the other shape without values.
+            skeleton: A layer of the same configuration, or of the changed one, built for the other
+                shape without values.
             name: Its name.
+            change: What else is changed; some of its variables may get other values.
 
         Raises:
             CopyError: It holds something that cannot be copied.
         """
-        for source, hollow in matching_variables(layer, skeleton):
-            self.remember(hollow, self._value(source))
+        if id(layer) in self._rebuilt:  # it stands in several graphs
+            return self._named(self._rebuilt[id(layer)], name)
+        values = {} if change is None else change.values
+        kept, hollow = _without(layer, values), _without(skeleton, values)
+        for source, target in matching_variables(kept, hollow):
+            self.remember(target, self._value(source))
+            if change is not None and self.values:
+                self._set_rules(layer, target, self._memo[id(target)])
+        if values and self.values:
+            self._revalue(layer, skeleton, values)
         try:
             new = self._attributes(skeleton)
         except _NotCopyableError as stopped:
@@ -143,8 +156,11 @@ class Copier:
                 "Keep that object outside the layer.",
                 layer.name,
             ) from None
+        self._rebuilt[id(layer)] = new
         carry_flags(layer, new)
-        for part, new_part in zip(_parts(layer), _parts(new), strict=True):
+        if change is not None and change.template.trainable != layer.trainable:
+            self._set_trainable(layer, new, change.template.trainable)
+        for part, new_part in zip(_parts(layer), _parts(new), strict=change is None):
             if getattr(part, "states", None) is not None:
                 vars(new_part)["states"] = self._value(part.states)
         new._path = layer._path
@@ -153,6 +169,35 @@ class Copier:
             for part in new._flatten_layers():
                 part._track_variables()
         return new
+
+    def _set_rules(self, layer: Any, hollow: Any, variable: Any) -> None:
+        """Gives a variable the regularizer and the constraint of the changed configuration."""
+        for name in ("regularizer", "constraint"):
+            rule = getattr(hollow, name, None)
+            if _config_of(rule) == _config_of(getattr(variable, name, None)):
+                continue
+            if self.weights == "share":
+                raise _not_shared(layer, f"its {variable.name} would get another {name}")
+            setattr(variable, name, rule)
+
+    def _set_trainable(self, layer: Any, new: Any, trainable: bool) -> None:
+        if self.weights == "share" and layer.variables:
+            raise _not_shared(layer, f"its variables would get trainable={trainable}")
+        new.trainable = trainable
+
+    def _revalue(self, layer: Any, skeleton: Any, values: Mapping[str, Any]) -> None:
+        """Makes the variables of a changed layer that do not simply keep their values."""
+        old = {v.name: np.asarray(keras.ops.convert_to_numpy(v.value)) for v in layer.variables}
+        paths = {v.name: v._path for v in layer.variables}
+        trainable = {v.name: v.trainable for v in layer.variables}
+        for variable in skeleton.variables:
+            if variable.name not in values:
+                continue
+            how = values[variable.name]
+            new = made_variable(variable, None if how is None else how(old))
+            new._path = paths.get(variable.name, f"{layer.path}/{variable.name}")
+            new.trainable = trainable.get(variable.name, variable.trainable)
+            self.remember(variable, new)
 
     def _named(self, layer: Any, name: str | None) -> Any:
         """A copy under a name, which the paths of its own variables say too."""
@@ -479,6 +524,26 @@ def _track_for_torch(source: Any, new: Any) -> None:
     """PyTorch finds the parameters of a layer in a dict that must be made anew."""
     if "_torch_params" in vars(source).get("_modules", {}) and not private.in_stateless_scope():
         new._track_variables()
+
+
+def _not_shared(layer: Any, why: str) -> CopyError:
+    return CopyError(
+        f"{_title(layer)} cannot be changed around the variables of the source: {why}, there too.",
+        'Use weights="copy".',
+        layer.name,
+    )
+
+
+def _config_of(rule: Any) -> Any:
+    """What tells one regularizer or constraint from another."""
+    if rule is None or not hasattr(rule, "get_config"):
+        return rule
+    return type(rule), rule.get_config()
+
+
+def _without(layer: Any, names: Container[str]) -> list[Any]:
+    """The variables of a layer, but for some."""
+    return [v for v in getattr(layer, "variables", ()) if v.name not in names]
 
 
 def _parts(layer: Any) -> list[Any]:

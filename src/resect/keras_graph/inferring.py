@@ -16,7 +16,7 @@ from typing import Any
 import keras
 
 from resect.errors import Problem
-from resect.graph import Call, Graph, Layer, Node, Ref, Spec, VariableSpec, map_refs
+from resect.graph import Call, Change, Graph, Layer, Node, Ref, Spec, VariableSpec, map_refs
 from resect.keras_graph import private
 from resect.keras_graph.copying import Copier
 from resect.keras_graph.making import from_config, new_layer
@@ -190,8 +190,9 @@ class _Inference:
             outcome = self._kept_outputs(node, layer)
         if outcome.skeleton is not None and layer.name not in self.rebuilt:
             self.rebuilt.add(layer.name)
+            specs = None if layer.change is None else variable_specs(outcome.skeleton)
             self.layers[layer.name] = dataclasses.replace(
-                layer, origin="rebuilt", skeleton=outcome.skeleton
+                layer, origin="rebuilt", skeleton=outcome.skeleton, variables=specs
             )
         self.nodes[node.call] = dataclasses.replace(
             node, outputs=outcome.outputs, seen=current, tensors=()
@@ -283,6 +284,8 @@ class _Inference:
             except Exception as error:
                 raise _MisfitError(_reason(error)) from error
         fresh = self._fresh(layer)
+        if fresh is None and layer.change is not None:
+            raise _MisfitError("it cannot be made anew from its configuration.")
         if fresh is None:
             return self._shadow_outputs(layer, args, kwargs)
         with private.uninitialised_variables():
@@ -291,11 +294,31 @@ class _Inference:
                     outputs = self._specs(fresh(*args, **kwargs))
             except Exception as error:
                 raise _MisfitError(_reason(error)) from error
+        if layer.change is not None:
+            self._check_change(layer, layer.change, fresh)
+            return _Outcome(outputs, fresh)
         misfit = _misfitting(variable_specs(layer.op), variable_specs(fresh))
         if misfit:
             raise _WeightsMisfitError(misfit)
         same = variable_specs(layer.op) == variable_specs(fresh)
         return _Outcome(outputs, fresh if same else None)
+
+    def _check_change(self, layer: Layer, change: Change, fresh: Any) -> None:
+        """Every variable of a changed layer must be accounted for, before and after.
+
+        Raises:
+            _MisfitError: One would be lost, or would start afresh unasked.
+        """
+        was = [v for v in variable_specs(layer.op) if v.name not in change.values]
+        now = [v for v in variable_specs(fresh) if v.name not in change.values]
+        if sorted(was) == sorted(now) and (was == now or len(set(was)) == len(was)):
+            return
+        if misfit := _misfitting(tuple(was), tuple(now)):
+            raise _WeightsMisfitError(misfit)
+        odd = sorted({v.name for v in {*was} ^ {*now}}) or [v.name for v in was]
+        raise _MisfitError(
+            f"a layer of its configuration has other variables ({', '.join(odd)}) than it has."
+        )
 
     def _strings_changed(self, node: Node) -> bool:
         """Whether a call gets strings for numbers or numbers for strings, which Keras lets pass."""
@@ -306,7 +329,7 @@ class _Inference:
         """An unbuilt layer of the same configuration; `None` where there is no such thing."""
         with private.uninitialised_variables():
             try:
-                return from_config(layer.op, layer.name)
+                return from_config(layer.recipe, layer.name)
             except Exception:  # no usable configuration: a copy of the built layer is asked
                 return None
 
@@ -355,7 +378,7 @@ class _Inference:
             return False
         try:
             afresh = dataclasses.replace(layer, origin="reinit", variables=None)
-            outputs = self._call_made(afresh, lambda: from_config(layer.op, layer.name), node)
+            outputs = self._call_made(afresh, lambda: from_config(layer.recipe, layer.name), node)
             for other in self.graph.calls_of(layer.name):  # its other calls get the new weights
                 if other in self.nodes and other != node.call:
                     self._complete(self.nodes[other], afresh)
@@ -464,7 +487,7 @@ def _template_copy(layer: Layer) -> Any:
     from resect.keras_graph.writing import copy_model
 
     if layer.origin == "reinit":
-        return from_config(layer.op, layer.name)
+        return from_config(layer.recipe, layer.name)
     return new_layer(layer, "share", copy_model)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
 
-from resect.graph import Layer, Spec
+from resect.errors import EditError, SurgeryError
+from resect.graph import Change, Layer, Spec
 from resect.keras_graph import private
 from resect.keras_graph.copying import Copier
 from resect.keras_graph.reading import has_graph, read
@@ -68,6 +70,63 @@ def template_layer(name: str, template: Any, replaced: Any = None) -> Layer:
     """
     graph = read(template) if isinstance(template, keras.Model) and has_graph(template) else None
     return Layer(name, template, type(template), graph, origin="new", template=replaced)
+
+
+def changed_layer(
+    layer: Layer,
+    config: Callable[[dict[str, Any]], dict[str, Any]],
+    cls: type | None = None,
+    values: Mapping[str, Callable[[Mapping[str, Any]], Any] | None] | None = None,
+) -> Layer:
+    """A layer of the graph that goes on with another configuration.
+
+    Args:
+        layer: The layer. One that is new is made from the other configuration from the start.
+        config: From its configuration to that which it is to have.
+        cls: The class that it is to be of, if another.
+        values: As in `resect.graph.Change`.
+
+    Raises:
+        EditError: It has no configuration, does not take the new one, or brings weights of its own.
+    """
+    if layer.origin == "new" and getattr(layer.op, "weights", ()):
+        raise EditError(
+            f"'{layer.name}' ({layer.kind}) is new and brings its own weights.",
+            "Change it before you put it in.",
+            layer.name,
+        )
+    try:
+        found = config(_unbuilt(layer.recipe.get_config()))
+        template = (cls or layer.cls).from_config({**found, "name": layer.name})
+    except SurgeryError:
+        raise
+    except Exception as error:
+        raise EditError(
+            f"'{layer.name}' ({layer.kind}) cannot be made anew with this configuration: "
+            f"{_point(error)}",
+            "Give it what its class takes; a class of your own needs a get_config.",
+            layer.name,
+        ) from error
+    if layer.origin == "new":
+        return replace(layer, op=template, cls=type(template), variables=None)
+    earlier = {} if layer.change is None else layer.change.values
+    change = Change(template, _then(earlier, values or {}))
+    return replace(layer, cls=type(template), change=change, variables=None)
+
+
+def _point(error: Exception) -> str:
+    """What Keras has to say at the end of its report."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _then(first: Mapping[str, Any], second: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Changes of values one after the other."""
+
+    def after(how: Callable[[Mapping[str, Any]], Any]) -> Callable[[Mapping[str, Any]], Any]:
+        return lambda old: how({**old, **{k: f(old) for k, f in first.items() if f is not None}})
+
+    return {**first, **{k: None if how is None else after(how) for k, how in second.items()}}
 
 
 def needs_identity() -> bool:

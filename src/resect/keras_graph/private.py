@@ -66,7 +66,9 @@ COMPILED_ONLY = frozenset(
     {
         "optimizer", "_optimizer", "_compile_config", "_compiled_trainable_state",
         "stop_training", "stop_evaluating", "stop_predicting", "history", "_jax_state",
-        "_jax_state_synced", "_eval_epoch_iterator",
+        "_jax_state_synced", "_eval_epoch_iterator", "_trainable_variable_shardings",
+        "_non_trainable_variable_shardings", "_optimizer_variable_shardings",
+        "_metrics_variable_shardings",
     }
 )  # fmt: skip
 

@@ -38,7 +38,7 @@ def carry_variables(old: Any, new: Any) -> tuple[list[tuple[Any, Any]], list[Any
     Returns:
         The pairs of variables that were carried, and the variables of `new` that were not.
     """
-    carried = matching_variables(old, new)
+    carried = matching_variables(getattr(old, "variables", []), getattr(new, "variables", []))
     for source, target in carried:
         target.assign(copied_tensor(source.value))
         target.trainable = source.trainable
@@ -46,9 +46,8 @@ def carry_variables(old: Any, new: Any) -> tuple[list[tuple[Any, Any]], list[Any
     return carried, [v for v in getattr(new, "variables", []) if id(v) not in taken]
 
 
-def matching_variables(old: Any, new: Any) -> list[tuple[Any, Any]]:
-    """Pairs of variables of two layers, in order if all agree, else by name and shape."""
-    theirs, mine = getattr(old, "variables", []), getattr(new, "variables", [])
+def matching_variables(theirs: list[Any], mine: list[Any]) -> list[tuple[Any, Any]]:
+    """Pairs of the variables of two layers, in order if all agree, else by name and shape."""
     if [_key(v) for v in theirs] == [_key(v) for v in mine]:
         return list(zip(theirs, mine, strict=True))
     by_key = {_key(v): v for v in reversed(theirs)}
@@ -56,12 +55,18 @@ def matching_variables(old: Any, new: Any) -> list[tuple[Any, Any]]:
 
 
 def carry_flags(old: Any, new: Any) -> None:
-    """What is no variable: `trainable` of every part, vocabularies, finalised statistics."""
+    """What is no variable: `trainable` of every part, vocabularies, finalised statistics.
+
+    A layer whose configuration was changed may have other parts: the whole is carried then.
+    """
     if not isinstance(old, keras.Layer):
         return
-    for part, new_part in zip(old._flatten_layers(), new._flatten_layers(), strict=True):
+    parts, new_parts = old._flatten_layers(), new._flatten_layers()
+    alike = [type(part) for part in parts] == [type(part) for part in new_parts]
+    for part, new_part in zip(parts, new_parts, strict=True) if alike else [(old, new)]:
         new_part._trainable = part._trainable
-        _carry_assets(part, new_part)
+        if type(part) is type(new_part):
+            _carry_assets(part, new_part)
 
 
 def _key(variable: Any) -> tuple[str, tuple[int, ...]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 
 
 def copied_variable(variable: Any) -> Any:
@@ -18,6 +19,28 @@ def copied_variable(variable: Any) -> Any:
     new.__dict__.update({k: v for k, v in vars(variable).items() if not k.startswith("_self_")})
     if variable._value is not None:
         new._value = _COPIED_STORAGE[keras.backend.backend()](variable)
+    return new
+
+
+def made_variable(hollow: Any, value: Any) -> Any:
+    """A variable like one that has no value yet, with a value.
+
+    Args:
+        hollow: A variable that was made without its value.
+        value: An array; `None` to let its initializer say.
+    """
+    initializer = hollow._initializer if value is None else np.asarray(value)
+    new = keras.Variable(
+        initializer,
+        shape=hollow.shape if value is None else None,
+        dtype=hollow._dtype,
+        trainable=hollow.trainable,
+        autocast=hollow._autocast,
+        name=hollow.name,
+    )
+    for name in ("_regularizer", "_constraint", "_overwrite_with_gradient"):
+        if name in vars(hollow):
+            new.__dict__[name] = hollow.__dict__[name]
     return new
 
 

@@ -73,7 +73,7 @@ def copy_problems(graph: Graph, weights: Weights = "copy") -> tuple[Problem, ...
                 continue
             try:
                 if layer.origin == "rebuilt":  # under its own name: a rename reaches variables
-                    copier.rebuilt(layer.op, layer.skeleton, layer.op.name)
+                    copier.rebuilt(layer.op, layer.skeleton, layer.op.name, layer.change)
                 else:
                     copier.layer(layer.op)
             except CopyError as error:
@@ -280,9 +280,9 @@ class _Writer:
         if layer.origin == "new":
             return new_layer(layer, self.weights, copy_model)
         if layer.origin == "rebuilt":
-            return self.copier.rebuilt(layer.op, layer.skeleton, layer.name)
+            return self.copier.rebuilt(layer.op, layer.skeleton, layer.name, layer.change)
         self.afresh.append(layer.op)
-        return from_config(layer.op, layer.name)
+        return from_config(layer.recipe, layer.name)
 
     def _call(self, graph: Graph, node: Node, operation: Any, tensors: dict[Ref, Any]) -> list[Any]:
         """One call: written down where the source recorded it, really made where it did not."""

@@ -1,0 +1,86 @@
+"""What adaptations share: layers that go on with another configuration, at any depth."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from resect.graph import Graph, Layer
+from resect.keras_graph.making import changed_layer
+from resect.lookup import resolve
+from resect.select import Place, Where
+
+Config = dict[str, Any]
+Values = Mapping[str, Callable[[Mapping[str, Any]], Any] | None]
+
+
+class Changed(NamedTuple):
+    """What a layer becomes.
+
+    Attributes:
+        config: From its configuration to the one that it is to have.
+        values: How variables come to other values; see `resect.graph.Change`.
+        cls: Its class, if it is to be of another.
+    """
+
+    config: Callable[[Config], Config]
+    values: Values | None = None
+    cls: type | None = None
+
+
+def change_layers(
+    graph: Graph, places: Iterable[Place], how: Callable[[Layer], Changed | None]
+) -> Graph:
+    """A graph in which some layers go on with another configuration.
+
+    A layer that stands in several of the nested graphs is changed in all of them; the shapes of
+    its outputs are asked for anew.
+
+    Args:
+        graph: The outermost graph.
+        places: Calls of the layers, at any depth.
+        how: From a layer to what it becomes; `None` leaves it as it is.
+
+    Raises:
+        EditError: A layer cannot be made anew from its configuration.
+    """
+    done: dict[int, Layer | None] = {}
+    chosen = {id(graph.at(p.path).layer(p.call).op) for p in places}
+    paths = sorted((path for path, _ in graph.walk()), key=len, reverse=True)
+    for path in paths:
+        nested = graph.at(path)
+        layers: dict[str, Layer] = {}
+        for name, layer in nested.layers.items():
+            if id(layer.op) not in chosen or layer.graph is not None:
+                continue
+            if id(layer.op) not in done:
+                what = how(layer)
+                done[id(layer.op)] = what and changed_layer(
+                    layer, what.config, what.cls, what.values
+                )
+            if (changed := done[id(layer.op)]) is not None:
+                layers[name] = dataclasses.replace(changed, name=name)
+        if layers:
+            graph = graph.with_nested(path, _with_layers(nested, layers))
+    return graph
+
+
+def _with_layers(graph: Graph, layers: Mapping[str, Layer]) -> Graph:
+    nodes = {
+        call: dataclasses.replace(node, outputs=None, tensors=()) if call.layer in layers else node
+        for call, node in graph.nodes.items()
+    }
+    return graph.evolve(layers={**graph.layers, **layers}, nodes=nodes)
+
+
+def chosen_or_all(graph: Graph, where: Where) -> tuple[Place, ...]:
+    """The places that an address means; every call at any depth without one."""
+    if where is not None:
+        return resolve(where, graph)
+    return tuple(
+        Place(path, call)
+        for path, nested in graph.walk()
+        for call in nested.nodes
+        if not nested.is_input(call)
+    )

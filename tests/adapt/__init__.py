@@ -1,0 +1,1 @@
+"""Adaptations, each with the guarantee that it states."""
