@@ -172,6 +172,10 @@ def _slots(optimizer: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             for variable, slot in zip(trainable, value, strict=True):
                 if isinstance(slot, keras.Variable):
                     yield f"{prefix}{name} of {variable.path}", slot
+        elif isinstance(value, dict):  # by path: Muon in older releases
+            for path, slot in value.items():
+                if isinstance(slot, keras.Variable):
+                    yield f"{prefix}{name} of {path}", slot
     if hasattr(optimizer, "inner_optimizer"):
         yield from _slots(optimizer.inner_optimizer, "inner ")
 

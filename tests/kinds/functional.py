@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from tests.kinds.registry import PLAIN, kind
+from tests.kinds.registry import PLAIN, kind, needs
 from zoo.randomise import inputs_for
 
 
@@ -110,7 +110,11 @@ def input_as_output() -> keras.Model:
     )
 
 
-@kind("functional_unused_input", tags=PLAIN | {"multi_io"})
+@kind(
+    "functional_unused_input",
+    tags=PLAIN | {"multi_io"},
+    unsupported=needs("3.14", "every input must be connected to an output."),
+)
 def unused_input() -> keras.Model:
     """An input that no output depends on."""
     features, ignored = keras.Input((4,), name="features"), keras.Input((2,), name="ignored")
@@ -212,7 +216,12 @@ def _without_extra(model: keras.Model, batch: int, seed: int) -> Any:
     return [features, None]
 
 
-@kind("optional_input", tags=PLAIN | {"multi_io"}, inputs=_without_extra)
+@kind(
+    "optional_input",
+    tags=PLAIN | {"multi_io"},
+    inputs=_without_extra,
+    unsaved=needs("3.13", "an optional input is not optional any more after loading."),
+)
 def optional_input() -> keras.Model:
     """An input that may be missing, and here is."""
     features, extra = (

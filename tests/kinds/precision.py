@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from tests.kinds.registry import PLAIN, kind
+from tests.kinds.registry import PLAIN, kind, needs
 from zoo.randomise import randomise
 
 
@@ -56,7 +56,11 @@ def quantized_int8() -> keras.Model:
     return _quantized("int8")
 
 
-@kind("quantized_int4", tags={"saves", "quantized"})
+@kind(
+    "quantized_int4",
+    tags={"saves", "quantized"},
+    unsupported=needs("3.11", "there is no int4 quantization."),
+)
 def quantized_int4() -> keras.Model:
     """Dense layers with packed int4 kernels."""
     return _quantized("int4")

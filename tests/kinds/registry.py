@@ -135,6 +135,14 @@ def kind(
     return register
 
 
+def needs(release: str, reason: str) -> dict[str, str]:
+    """What a kind is unsupported for: every backend, in releases of Keras before the given one."""
+    wanted = tuple(map(int, release.split(".")))
+    found = tuple(map(int, keras.__version__.split(".")[:2]))
+    why = f"Keras before {release}: {reason}"
+    return dict.fromkeys(("jax", "tensorflow", "torch"), why) if found < wanted else {}
+
+
 def select(*, having: Iterable[str] = (), lacking: Iterable[str] = ()) -> list[Kind]:
     """The kinds with all tags of `having`, none of `lacking`, that run on this backend."""
     backend = keras.backend.backend()

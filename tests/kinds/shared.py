@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from tests.kinds.registry import PLAIN, kind
+from tests.kinds.registry import PLAIN, kind, needs
 
 SHARED = PLAIN | {"shared"}
 
@@ -60,7 +60,11 @@ def shared_merge() -> keras.Model:
     return keras.Model(features, layers.Dense(3, name="logits")(x), name="shared_merge")
 
 
-@kind("embedding_tied", tags=SHARED)
+@kind(
+    "embedding_tied",
+    tags=SHARED,
+    unsupported=needs("3.12", "there is no ReversibleEmbedding."),
+)
 def embedding_tied() -> keras.Model:
     """An embedding that is also, transposed, the output projection."""
     ids = keras.Input((6,), dtype="int32", name="ids")
