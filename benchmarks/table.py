@@ -96,7 +96,8 @@ time is the median of several runs after one to warm up.
   `keras.models.clone_model` with a `call_function` that puts the layer in, and, for an independent
   copy, `set_weights`. By hand, `weights="share"` leaves new call nodes on the layers of the source;
   resect leaves none.
-- *Peak memory* is counted beyond the source, in a process of its own.
+- *Peak memory* is counted beyond the source, in a process of its own. On TensorFlow a copy of a
+  variable takes up memory when either of the two is first written to, as in training.
 - *Layers in a row*: in parentheses are the times for reading, removing and writing. What
   `keras.Model()` takes inside is shown apart; the ratio is the time per layer against that of 100
   layers.

@@ -19,7 +19,9 @@ All of `keras.applications` and small configurations of KerasHub's backbones, wi
 - **new head**: the last layer off, a `Dense(3)` on, verified, saved and loaded again.
 
 Afterwards the source must be what it was. *refuse* means that resect says why it will not do it,
-*n/a* that a layer of the model does not return what it declares, so that nothing can be cut there.
+*n/a* that a layer of the model does not return what it declares, so that nothing can be cut there,
+or that Keras itself does not load a plain model of its layers: some of KerasHub's have a
+configuration that only their backbone can read.
 """
 
 
