@@ -148,9 +148,10 @@ class Plan:
         return tuple(notes)
 
     def _why_not_compiled(self) -> str:
-        if any(isinstance(edit, Head) for edit in self.edits):
-            return "the head of a split has no loss"
-        return training.why_not_carried(self.model, len(self.result.output_refs))
+        reasons = [edit.uncompiled for edit in self.edits if edit.uncompiled]
+        return next(iter(reasons), "") or training.why_not_carried(
+            self.model, len(self.result.output_refs)
+        )
 
     def __str__(self) -> str:
         return plan_text(self)

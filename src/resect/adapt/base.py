@@ -6,7 +6,10 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from resect.graph import Graph, Layer
+import keras
+import numpy as np
+
+from resect.graph import Graph, Layer, Ref
 from resect.keras_graph.making import changed_layer
 from resect.lookup import resolve
 from resect.select import Place, Where
@@ -84,3 +87,22 @@ def chosen_or_all(graph: Graph, where: Where) -> tuple[Place, ...]:
         for call in nested.nodes
         if not nested.is_input(call)
     )
+
+
+def producer(graph: Graph, ref: Ref) -> Place:
+    """The call that makes a tensor, in the innermost of the nested models that return it."""
+    path: tuple[str, ...] = ()
+    while (inner := graph.layer(ref.call).graph) is not None:
+        path, ref, graph = (*path, ref.call.layer), inner.output_refs[ref.output], inner
+    return Place(path, ref.call)
+
+
+def initialised(initializer: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Fresh values for new rows or columns of a variable.
+
+    Args:
+        initializer: A Keras initializer, its name or its configuration; `None` for zeros.
+        shape: Shape of the array.
+    """
+    make: Any = keras.initializers.get("zeros" if initializer is None else initializer)
+    return np.array(keras.ops.convert_to_numpy(make(shape, "float32")), "float32")

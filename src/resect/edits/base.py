@@ -23,10 +23,12 @@ class Edit:
     """A change of a graph, as a frozen value: a pure function from one graph to another.
 
     An edit says what it wants (`describe`), does it (`apply`), and can be pinned to the places it
-    means in a given graph (`pinned`), which is the form that is saved.
+    means in a given graph (`pinned`), which is the form that is saved. Where what it makes cannot
+    be trained with the loss of the source, `uncompiled` says why.
     """
 
     verb: ClassVar[str]
+    uncompiled: ClassVar[str] = ""
     on_mismatch: Any = "raise"
 
     def apply(self, graph: Graph) -> Graph:

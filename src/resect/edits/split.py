@@ -25,6 +25,7 @@ class Head(Edit):
     """
 
     verb: ClassVar[str] = "head"
+    uncompiled: ClassVar[str] = "the head of a split has no loss"
     at: Where
 
     def describe(self) -> str:

@@ -1,0 +1,99 @@
+"""Which axes of a layer's variables are its inputs, its outputs and its vocabulary.
+
+Whatever changes a number of channels, classes or words asks here. A layer whose class has no rule
+is refused by name; `register` gives a rule to a class of one's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from keras import layers
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The axes of the variables of a layer, by the names of the variables.
+
+    Attributes:
+        inputs: Axis of the input channels.
+        outputs: Axis of the output channels.
+        words: Axis of the vocabulary.
+        units: Field of the configuration that holds the number of output channels.
+        vocabulary: Field that holds the size of the vocabulary.
+    """
+
+    inputs: Mapping[str, int] = field(default_factory=dict)
+    outputs: Mapping[str, int] = field(default_factory=dict)
+    words: Mapping[str, int] = field(default_factory=dict)
+    units: str = ""
+    vocabulary: str = ""
+
+
+_CONVOLUTION = Rule({"kernel": -2}, {"kernel": -1, "bias": 0}, units="filters")
+_TRANSPOSED = Rule({"kernel": -1}, {"kernel": -2, "bias": 0}, units="filters")
+_SEPARABLE = Rule({}, {"pointwise_kernel": -1, "bias": 0}, units="filters")
+
+_RULES: dict[Any, Rule] = {
+    layers.Dense: Rule({"kernel": 0}, {"kernel": 1, "bias": 0}, units="units"),
+    layers.Conv1D: _CONVOLUTION,
+    layers.Conv2D: _CONVOLUTION,
+    layers.Conv3D: _CONVOLUTION,
+    layers.Conv1DTranspose: _TRANSPOSED,
+    layers.Conv2DTranspose: _TRANSPOSED,
+    layers.Conv3DTranspose: _TRANSPOSED,
+    layers.SeparableConv1D: _SEPARABLE,
+    layers.SeparableConv2D: _SEPARABLE,
+    layers.Embedding: Rule(words={"embeddings": 0}, vocabulary="input_dim"),
+    # Of KerasHub, or newer than the oldest Keras, and so by name.
+    "ReversibleEmbedding": Rule(
+        words={"embeddings": 0, "reverse_embeddings": 1}, vocabulary="input_dim"
+    ),
+    "TokenAndPositionEmbedding": Rule(words={"embeddings": 0}, vocabulary="vocabulary_size"),
+}
+
+# Layers that treat every channel alike and leave their number as it is.
+_ALIKE: tuple[type, ...] = (
+    layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Identity,
+    layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D,
+    layers.GaussianDropout, layers.GaussianNoise, layers.AlphaDropout,
+    layers.ActivityRegularization, layers.Masking,
+    layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D,
+    layers.Cropping1D, layers.Cropping2D, layers.Cropping3D,
+    layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D,
+    layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D,
+    layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D,
+    layers.Resizing, layers.CenterCrop, layers.RandomFlip, layers.RandomCrop,
+    layers.RandomTranslation, layers.RandomRotation, layers.RandomZoom,
+)  # fmt: skip
+
+
+def register(cls: type, rule: Rule) -> None:
+    """Says which axes of a layer class are what; also overrides a rule.
+
+    Args:
+        cls: The class itself: its subclasses need rules of their own.
+        rule: Its rule.
+
+    Example:
+
+    >>> import keras, resect
+    >>> class MyDense(keras.layers.Dense):
+    ...     pass
+    >>> resect.adapt.register(MyDense, resect.adapt.rule_of(keras.layers.Dense))
+    """
+    _RULES[cls] = rule
+
+
+def rule_of(cls: type) -> Rule | None:
+    """The rule of a layer class; `None` if it has none."""
+    return _RULES.get(cls) or _RULES.get(cls.__name__)
+
+
+def treats_channels_alike(layer: Any) -> bool:
+    """Whether a layer does the same to every channel, so that there may be more or fewer."""
+    if isinstance(layer, layers.Rescaling):
+        return all(isinstance(each, (int, float)) for each in (layer.scale, layer.offset))
+    return type(layer) in _ALIKE

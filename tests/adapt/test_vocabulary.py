@@ -1,0 +1,92 @@
+"""More words in an embedding: old ids mean what they meant."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import resect
+from resect.adapt import Rule, Vocabulary, register, rule_of
+from resect.errors import AmbiguousError, EditError
+from tests.adapt.models import language, run
+from tests.common import mlp, randomise
+from tests.surgery import assert_surgery
+
+reversible = pytest.mark.skipif(
+    not hasattr(layers, "ReversibleEmbedding"), reason="this Keras has no ReversibleEmbedding"
+)
+
+IDS = np.array([[1, 10, 0, 3, 7]], "int32")
+
+
+def words() -> keras.Model:
+    stack = [
+        keras.Input((5,), dtype="int32", name="ids"),
+        layers.Embedding(11, 4, mask_zero=True, name="words"),
+        layers.LSTM(3, name="lstm"),
+    ]
+    return randomise(keras.Sequential(stack, name="reader"))
+
+
+def test_old_ids_are_equal():
+    model = words()
+    new = assert_surgery(model, Vocabulary(15))
+    np.testing.assert_array_equal(run(new, IDS), run(model, IDS))
+    assert new.get_layer("words").embeddings.shape == (15, 4)
+    assert np.isfinite(run(new, np.full((1, 5), 14, "int32"))).all()
+
+
+@reversible
+def test_logits_grow_with_a_tied_embedding():
+    model = language()
+    new = assert_surgery(model, Vocabulary(13))
+    found = run(new, IDS)
+    assert found.shape == (1, 5, 13)
+    np.testing.assert_allclose(found[..., :11], run(model, IDS), rtol=1e-5, atol=1e-6)
+
+
+def test_new_words_start_at_the_mean_if_that_is_said():
+    model = words()
+    new = resect.adapt.vocabulary(model, 12, new="mean")
+    values = keras.ops.convert_to_numpy(new.get_layer("words").embeddings)
+    np.testing.assert_allclose(values[11], values[:11].mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
+def test_several_embeddings_need_a_name():
+    ids, kinds = (keras.Input((5,), dtype="int32", name=name) for name in ("ids", "kinds"))
+    both = layers.Add(name="add")(
+        [layers.Embedding(9, 4, name="words")(ids), layers.Embedding(2, 4, name="types")(kinds)]
+    )
+    model = randomise(keras.Model([ids, kinds], both, name="typed"))
+    with pytest.raises(AmbiguousError, match="2 layers with a vocabulary: 'words', 'types'"):
+        resect.adapt.vocabulary(model, 12)
+    new = resect.adapt.vocabulary(model, 12, "words")
+    assert (new.get_layer("words").input_dim, new.get_layer("types").input_dim) == (12, 2)
+
+
+def test_what_is_refused():
+    with pytest.raises(EditError, match="has 11 words, and would have 10: some ids"):
+        resect.adapt.vocabulary(words(), 10)
+    with pytest.raises(EditError, match="The model has 0 layers with a vocabulary: none"):
+        resect.adapt.vocabulary(mlp(), 10)
+    with pytest.raises(EditError, match=r"'lstm' \(LSTM\) has no vocabulary"):
+        resect.adapt.vocabulary(words(), 12, "lstm")
+    with pytest.raises(ValueError, match="new must be"):
+        Vocabulary(12, new="zeros")
+
+
+def test_a_class_of_the_users_own_needs_a_rule():
+    class Words(layers.Embedding):
+        """An embedding by another name."""
+
+    model = keras.Sequential([keras.Input((5,), dtype="int32"), Words(11, 4, name="own")])
+    randomise(model)
+    with pytest.raises(EditError, match="0 layers with a vocabulary"):
+        resect.adapt.vocabulary(model, 12)
+    rule = rule_of(layers.Embedding)
+    assert isinstance(rule, Rule)
+    register(Words, rule)
+    new = resect.adapt.vocabulary(model, 12)
+    np.testing.assert_array_equal(run(new, IDS), run(model, IDS))
