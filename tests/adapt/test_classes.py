@@ -109,7 +109,7 @@ def test_several_outputs_need_a_name():
     if len(model.outputs) == 1:
         outputs = [*model.outputs, layers.Dense(2, name="more")(model.layers[-2].output)]
         model = randomise(keras.Model(model.inputs, outputs))
-    with pytest.raises(AmbiguousError, match="2 outputs .*\n.*Say which with at="):
+    with pytest.raises(AmbiguousError, match=r"2 outputs .*\n.*Say which with at="):
         resect.adapt.classes(model, 9)
     assert 9 in [shape[-1] for shape in resect.adapt.classes(model, 9, at="more").output_shape]
 

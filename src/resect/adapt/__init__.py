@@ -3,12 +3,13 @@
 Each adaptation is an edit, for use in a plan with `plan.then(...)`, and a function of the same
 name that makes a plan of that one edit and applies it.
 
-    activations  other activations: layers, operations and arguments alike
-    channels     another number of input channels
-    classes      another number of classes
-    configure    settings of layers: dropout rates, regularizers, dtype policies, trainable, …
-    logits       the final softmax or sigmoid off
-    vocabulary   more words in an embedding
+    activations    other activations: layers, operations and arguments alike
+    channels       another number of input channels
+    classes        another number of classes
+    configure      settings of layers: dropout rates, regularizers, dtype policies, trainable, …
+    logits         the final softmax or sigmoid off
+    normalization  group or layer normalization instead of batch normalization
+    vocabulary     more words in an embedding
 
 Every function says in its docstring what is preserved and what is not. `register` gives a layer
 class of one's own the rule by which its channels, classes or words may change in number.
@@ -19,12 +20,24 @@ from resect.adapt.channels import Channels, channels
 from resect.adapt.classes import Classes, classes
 from resect.adapt.configure import Configure, configure
 from resect.adapt.logits import Logits, logits
+from resect.adapt.normalization import Normalization, normalization
 from resect.adapt.rules import Rule, register, rule_of
 from resect.adapt.vocabulary import Vocabulary, vocabulary
 from resect.edits import EDITS
 
 EDITS.update(
-    {cls.verb: cls for cls in (Activations, Channels, Classes, Configure, Logits, Vocabulary)}
+    {
+        cls.verb: cls
+        for cls in (
+            Activations,
+            Channels,
+            Classes,
+            Configure,
+            Logits,
+            Normalization,
+            Vocabulary,
+        )
+    }
 )
 
 __all__ = [
@@ -33,6 +46,7 @@ __all__ = [
     "Classes",
     "Configure",
     "Logits",
+    "Normalization",
     "Rule",
     "Vocabulary",
     "activations",
@@ -40,6 +54,7 @@ __all__ = [
     "classes",
     "configure",
     "logits",
+    "normalization",
     "register",
     "rule_of",
     "vocabulary",

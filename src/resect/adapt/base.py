@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from resect.edits.replace import accepted
 from resect.graph import Graph, Layer, Ref
 from resect.keras_graph.making import changed_layer
 from resect.lookup import resolve
@@ -70,10 +71,14 @@ def change_layers(
 
 
 def _with_layers(graph: Graph, layers: Mapping[str, Layer]) -> Graph:
-    nodes = {
-        call: dataclasses.replace(node, outputs=None, tensors=()) if call.layer in layers else node
-        for call, node in graph.nodes.items()
-    }
+    nodes = dict(graph.nodes)
+    for call, node in graph.nodes.items():
+        if call.layer not in layers:
+            continue
+        layer, kwargs = layers[call.layer], node.kwargs
+        if layer.cls is not graph.layer(call).cls:  # which may take other arguments
+            kwargs = accepted(node, layer.recipe, graph.label(call))
+        nodes[call] = dataclasses.replace(node, kwargs=kwargs, outputs=None, tensors=())
     return graph.evolve(layers={**graph.layers, **layers}, nodes=nodes)
 
 

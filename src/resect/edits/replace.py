@@ -118,10 +118,10 @@ def _handed_on(
         args = tuple(arg for arg in node.args if any(refs(arg)))
         kwargs = {key: value for key, value in node.kwargs.items() if any(refs(value))}
         node = dataclasses.replace(node, args=args, kwargs=kwargs)
-    return node.args, _accepted(node, template, spelling)
+    return node.args, accepted(node, template, spelling)
 
 
-def _accepted(node: Node, template: Any, spelling: str) -> dict[str, Any]:
+def accepted(node: Node, template: Any, spelling: str) -> dict[str, Any]:
     """The call's keyword arguments that the new layer takes.
 
     `training` and `mask` are left out where it does not know them, as Keras itself would.
