@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 
-def rendered(renderable: Any, width: int = 100) -> str:
+def rendered(renderable: Any, width: int = 120) -> str:
     """A rich renderable as plain text, without trailing spaces."""
     console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
     with console.capture() as capture:

@@ -42,7 +42,7 @@ class Normalization(Edit):
     """
 
     verb: ClassVar[str] = "normalization"
-    to: To | None
+    to: To | None = None
     where: Where = None
     groups: int = 32
 

@@ -1,0 +1,58 @@
+"""Every adaptation is a step of a plan that can be saved and loaded again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import pytest
+from keras import layers
+
+import resect
+from resect import adapt
+from resect.edits import EDITS, Edit
+from tests.adapt.models import transfer
+from tests.common import assert_equal, cnn, mlp, predictions, randomise
+
+
+def words() -> keras.Model:
+    stack = [keras.Input((5,), dtype="int32"), layers.Embedding(50, 4, name="words")]
+    return randomise(keras.Sequential(stack, name="words"))
+
+
+PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
+    "activations": (mlp, adapt.Activations((("relu", "tanh"),))),
+    "activations_where": (cnn, adapt.Activations((("relu", "silu"),), layers.Conv2D)),
+    "channels": (cnn, adapt.Channels(3)),
+    "classes": (mlp, adapt.Classes(5)),
+    "classes_kept": (mlp, adapt.Classes(4, (2, 0), "logits")),
+    "configure": (transfer, adapt.Configure("drop", (("rate", 0.1),))),
+    "logits": (transfer, adapt.Logits()),
+    "normalization": (transfer, adapt.Normalization("layer")),
+    "normalization_out": (transfer, adapt.Normalization(None)),
+    "vocabulary": (words, adapt.Vocabulary(60, new="mean")),
+}
+
+
+def test_every_adaptation_is_among_them():
+    used = {edit.verb for _, edit in PLANS.values()}
+    adaptations = {v for v, cls in EDITS.items() if cls.__module__.startswith("resect.adapt.")}
+    assert used == adaptations
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_json_round_trip(name):
+    build, edit = PLANS[name]
+    model = build()
+    plan = resect.plan(model).then(edit)
+    text = plan.to_json()
+    loaded = resect.Plan.from_json(model, text)
+    assert loaded.check() == ()
+    assert loaded.to_json() == text
+    assert str(loaded.result) == str(plan.result)
+    made = []
+    for each in (plan, loaded):
+        keras.utils.set_random_seed(3)  # what is new starts at random
+        made.append(predictions(each.apply()))
+    assert_equal(keras.tree.flatten(made[0]), keras.tree.flatten(made[1]))
