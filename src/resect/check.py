@@ -60,13 +60,14 @@ def problems(steps: Sequence[Step]) -> tuple[Problem, ...]:
 def _step(graph: Graph, edit: Edit) -> Step:
     try:
         pinned = edit.pinned(graph)
+        own = edit.notes(graph)
         inferred = infer(pinned.apply(graph), edit.on_mismatch)
     except SurgeryError as error:
         return Step(edit, graph, graph, problems=error.asking(_request(edit)).problems)
     if inferred.problems:
         asked = [dataclasses.replace(p, request=_request(edit)) for p in inferred.problems]
         return Step(edit, graph, graph, problems=tuple(asked), pinned=pinned)
-    return Step(edit, graph, inferred.graph, notes=tuple(inferred.notes), pinned=pinned)
+    return Step(edit, graph, inferred.graph, notes=(*own, *inferred.notes), pinned=pinned)
 
 
 def _request(edit: Edit) -> str:

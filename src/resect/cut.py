@@ -92,7 +92,7 @@ def head_graph(graph: Graph, cut: Cut) -> Graph:
     names = {call.layer for call in nodes}
     layers = {name: layer for name, layer in graph.layers.items() if name in names}
     head = graph.evolve(nodes=nodes, layers=layers, outputs=_structure(cut.boundary))
-    return _passed_on(head)
+    return passed_on(head)
 
 
 def tail_graph(graph: Graph, cut: Cut) -> Graph:
@@ -129,10 +129,10 @@ def tail_graph(graph: Graph, cut: Cut) -> Graph:
     nodes |= {call: node for call, node in graph.nodes.items() if call in cut.tail}
     inputs = _structure(tuple(mapping[ref] for ref in cut.boundary))
     tail = dataclasses.replace(graph, nodes=nodes, layers=layers, inputs=inputs, edited=True)
-    return _passed_on(tail.substitute(mapping))
+    return passed_on(tail.substitute(mapping))
 
 
-def _passed_on(graph: Graph) -> Graph:
+def passed_on(graph: Graph) -> Graph:
     """Puts an Identity behind inputs that are outputs and that nothing reads, if Keras needs it."""
     if not needs_identity():
         return graph

@@ -31,6 +31,7 @@ PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
     "logits": (transfer, adapt.Logits()),
     "normalization": (transfer, adapt.Normalization("layer")),
     "normalization_out": (transfer, adapt.Normalization(None)),
+    "strip": (transfer, adapt.Strip()),
     "vocabulary": (words, adapt.Vocabulary(60, new="mean")),
 }
 

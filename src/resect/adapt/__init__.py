@@ -9,6 +9,7 @@ name that makes a plan of that one edit and applies it.
     configure      settings of layers: dropout rates, regularizers, dtype policies, trainable, …
     logits         the final softmax or sigmoid off
     normalization  group or layer normalization instead of batch normalization
+    strip          layers that only training needs, taken out; training_only registers a class
     vocabulary     more words in an embedding
 
 Every function says in its docstring what is preserved and what is not. `register` gives a layer
@@ -22,6 +23,7 @@ from resect.adapt.configure import Configure, configure
 from resect.adapt.logits import Logits, logits
 from resect.adapt.normalization import Normalization, normalization
 from resect.adapt.rules import Rule, register, rule_of
+from resect.adapt.strip import Strip, strip, training_only
 from resect.adapt.vocabulary import Vocabulary, vocabulary
 from resect.edits import EDITS
 
@@ -35,6 +37,7 @@ EDITS.update(
             Configure,
             Logits,
             Normalization,
+            Strip,
             Vocabulary,
         )
     }
@@ -48,6 +51,7 @@ __all__ = [
     "Logits",
     "Normalization",
     "Rule",
+    "Strip",
     "Vocabulary",
     "activations",
     "channels",
@@ -57,5 +61,7 @@ __all__ = [
     "normalization",
     "register",
     "rule_of",
+    "strip",
+    "training_only",
     "vocabulary",
 ]

@@ -43,6 +43,10 @@ class Edit:
         """The same edit with its places, and the layers it puts there, spelled out."""
         raise NotImplementedError
 
+    def notes(self, graph: Graph) -> tuple[str, ...]:
+        """What a plan should say of it: what it leaves alone, and why."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Site:

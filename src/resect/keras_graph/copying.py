@@ -160,7 +160,7 @@ class Copier:
         carry_flags(layer, new)
         if change is not None and change.template.trainable != layer.trainable:
             self._set_trainable(layer, new, change.template.trainable)
-        for part, new_part in zip(_parts(layer), _parts(new), strict=change is None):
+        for part, new_part in zip(parts_of(layer), parts_of(new), strict=change is None):
             if getattr(part, "states", None) is not None:
                 vars(new_part)["states"] = self._value(part.states)
         new._path = layer._path
@@ -546,7 +546,7 @@ def _without(layer: Any, names: Container[str]) -> list[Any]:
     return [v for v in getattr(layer, "variables", ()) if v.name not in names]
 
 
-def _parts(layer: Any) -> list[Any]:
+def parts_of(layer: Any) -> list[Any]:
     """A layer and the layers inside it; a raw operation has none."""
     return layer._flatten_layers() if isinstance(layer, keras.Layer) else []
 
