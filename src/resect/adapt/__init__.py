@@ -7,6 +7,7 @@ name that makes a plan of that one edit and applies it.
     channels       another number of input channels
     classes        another number of classes
     configure      settings of layers: dropout rates, regularizers, dtype policies, trainable, …
+    flatten      nested models dissolved: one graph with all their layers
     logits         the final softmax or sigmoid off
     normalization  group or layer normalization instead of batch normalization
     vocabulary     more words in an embedding
@@ -19,6 +20,7 @@ from resect.adapt.activations import Activations, activations
 from resect.adapt.channels import Channels, channels
 from resect.adapt.classes import Classes, classes
 from resect.adapt.configure import Configure, configure
+from resect.adapt.flatten import Flatten, flatten
 from resect.adapt.logits import Logits, logits
 from resect.adapt.normalization import Normalization, normalization
 from resect.adapt.rules import Rule, register, rule_of
@@ -33,6 +35,7 @@ EDITS.update(
             Channels,
             Classes,
             Configure,
+            Flatten,
             Logits,
             Normalization,
             Vocabulary,
@@ -45,6 +48,7 @@ __all__ = [
     "Channels",
     "Classes",
     "Configure",
+    "Flatten",
     "Logits",
     "Normalization",
     "Rule",
@@ -53,6 +57,7 @@ __all__ = [
     "channels",
     "classes",
     "configure",
+    "flatten",
     "logits",
     "normalization",
     "register",
