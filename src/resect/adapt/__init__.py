@@ -7,7 +7,8 @@ name that makes a plan of that one edit and applies it.
     channels       another number of input channels
     classes        another number of classes
     configure      settings of layers: dropout rates, regularizers, dtype policies, trainable, …
-    flatten      nested models dissolved: one graph with all their layers
+    features       what layers inside compute, as further outputs; outputs: only some of them
+    flatten        nested models dissolved: one graph with all their layers
     logits         the final softmax or sigmoid off
     normalization  group or layer normalization instead of batch normalization
     vocabulary     more words in an embedding
@@ -20,6 +21,7 @@ from resect.adapt.activations import Activations, activations
 from resect.adapt.channels import Channels, channels
 from resect.adapt.classes import Classes, classes
 from resect.adapt.configure import Configure, configure
+from resect.adapt.features import Outputs, features, outputs
 from resect.adapt.flatten import Flatten, flatten
 from resect.adapt.logits import Logits, logits
 from resect.adapt.normalization import Normalization, normalization
@@ -38,6 +40,7 @@ EDITS.update(
             Flatten,
             Logits,
             Normalization,
+            Outputs,
             Vocabulary,
         )
     }
@@ -51,15 +54,18 @@ __all__ = [
     "Flatten",
     "Logits",
     "Normalization",
+    "Outputs",
     "Rule",
     "Vocabulary",
     "activations",
     "channels",
     "classes",
     "configure",
+    "features",
     "flatten",
     "logits",
     "normalization",
+    "outputs",
     "register",
     "rule_of",
     "vocabulary",
