@@ -28,9 +28,12 @@ PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
     "classes": (mlp, adapt.Classes(5)),
     "classes_kept": (mlp, adapt.Classes(4, (2, 0), "logits")),
     "configure": (transfer, adapt.Configure("drop", (("rate", 0.1),))),
+    "flatten": (transfer, adapt.Flatten()),
     "logits": (transfer, adapt.Logits()),
     "normalization": (transfer, adapt.Normalization("layer")),
     "normalization_out": (transfer, adapt.Normalization(None)),
+    "outputs": (transfer, adapt.Outputs(("base/act",))),
+    "outputs_only": (transfer, adapt.Outputs(("pool",), keep=False)),
     "strip": (transfer, adapt.Strip()),
     "vocabulary": (words, adapt.Vocabulary(60, new="mean")),
 }

@@ -7,8 +7,11 @@ name that makes a plan of that one edit and applies it.
     channels       another number of input channels
     classes        another number of classes
     configure      settings of layers: dropout rates, regularizers, dtype policies, trainable, …
+    features       what layers inside compute, as further outputs
+    flatten        nested models dissolved: one graph with all their layers
     logits         the final softmax or sigmoid off
     normalization  group or layer normalization instead of batch normalization
+    outputs        only some of the outputs
     strip          layers that only training needs, taken out; training_only registers a class
     vocabulary     more words in an embedding
 
@@ -20,6 +23,8 @@ from resect.adapt.activations import Activations, activations
 from resect.adapt.channels import Channels, channels
 from resect.adapt.classes import Classes, classes
 from resect.adapt.configure import Configure, configure
+from resect.adapt.features import Outputs, features, outputs
+from resect.adapt.flatten import Flatten, flatten
 from resect.adapt.logits import Logits, logits
 from resect.adapt.normalization import Normalization, normalization
 from resect.adapt.rules import Rule, register, rule_of
@@ -35,8 +40,10 @@ EDITS.update(
             Channels,
             Classes,
             Configure,
+            Flatten,
             Logits,
             Normalization,
+            Outputs,
             Strip,
             Vocabulary,
         )
@@ -48,8 +55,10 @@ __all__ = [
     "Channels",
     "Classes",
     "Configure",
+    "Flatten",
     "Logits",
     "Normalization",
+    "Outputs",
     "Rule",
     "Strip",
     "Vocabulary",
@@ -57,8 +66,11 @@ __all__ = [
     "channels",
     "classes",
     "configure",
+    "features",
+    "flatten",
     "logits",
     "normalization",
+    "outputs",
     "register",
     "rule_of",
     "strip",

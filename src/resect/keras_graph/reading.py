@@ -45,6 +45,11 @@ def has_graph(model: Any) -> bool:
     return isinstance(model, private.Function)
 
 
+def sublayers(layer: Any) -> list[Any]:
+    """The layers that a layer is made of, at any depth; a raw operation has none."""
+    return layer._flatten_layers(include_self=False) if isinstance(layer, keras.Layer) else []
+
+
 def _function_of(model: Any) -> Any:
     """The object that holds the nodes of a model."""
     if isinstance(model, keras.Sequential):
