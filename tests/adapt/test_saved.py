@@ -29,6 +29,7 @@ PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
     "classes_kept": (mlp, adapt.Classes(4, (2, 0), "logits")),
     "configure": (transfer, adapt.Configure("drop", (("rate", 0.1),))),
     "flatten": (transfer, adapt.Flatten()),
+    "fold_batchnorm": (transfer, adapt.FoldBatchNormalization()),
     "logits": (transfer, adapt.Logits()),
     "normalization": (transfer, adapt.Normalization("layer")),
     "normalization_out": (transfer, adapt.Normalization(None)),

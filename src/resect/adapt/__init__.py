@@ -3,17 +3,18 @@
 Each adaptation is an edit, for use in a plan with `plan.then(...)`, and a function of the same
 name that makes a plan of that one edit and applies it.
 
-    activations    other activations: layers, operations and arguments alike
-    channels       another number of input channels
-    classes        another number of classes
-    configure      settings of layers: dropout rates, regularizers, dtype policies, trainable, …
-    features       what layers inside compute, as further outputs
-    flatten        nested models dissolved: one graph with all their layers
-    logits         the final softmax or sigmoid off
-    normalization  group or layer normalization instead of batch normalization
-    outputs        only some of the outputs
-    strip          layers that only training needs, taken out; training_only registers a class
-    vocabulary     more words in an embedding
+    activations     other activations: layers, operations and arguments alike
+    channels        another number of input channels
+    classes         another number of classes
+    configure       settings of layers: dropout rates, regularizers, dtype policies, trainable, …
+    features        what layers inside compute, as further outputs
+    flatten         nested models dissolved: one graph with all their layers
+    fold_batchnorm  batch normalization folded into the convolution or Dense next to it
+    logits          the final softmax or sigmoid off
+    normalization   group or layer normalization instead of batch normalization
+    outputs         only some of the outputs
+    strip           layers that only training needs, taken out; training_only registers a class
+    vocabulary      more words in an embedding
 
 Every function says in its docstring what is preserved and what is not. `register` gives a layer
 class of one's own the rule by which its channels, classes or words may change in number.
@@ -25,6 +26,7 @@ from resect.adapt.classes import Classes, classes
 from resect.adapt.configure import Configure, configure
 from resect.adapt.features import Outputs, features, outputs
 from resect.adapt.flatten import Flatten, flatten
+from resect.adapt.fold import FoldBatchNormalization, fold_batchnorm
 from resect.adapt.logits import Logits, logits
 from resect.adapt.normalization import Normalization, normalization
 from resect.adapt.rules import Rule, register, rule_of
@@ -41,6 +43,7 @@ EDITS.update(
             Classes,
             Configure,
             Flatten,
+            FoldBatchNormalization,
             Logits,
             Normalization,
             Outputs,
@@ -56,6 +59,7 @@ __all__ = [
     "Classes",
     "Configure",
     "Flatten",
+    "FoldBatchNormalization",
     "Logits",
     "Normalization",
     "Outputs",
@@ -68,6 +72,7 @@ __all__ = [
     "configure",
     "features",
     "flatten",
+    "fold_batchnorm",
     "logits",
     "normalization",
     "outputs",

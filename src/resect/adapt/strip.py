@@ -9,8 +9,9 @@ from typing import Any, ClassVar, TypeVar
 import keras
 
 from resect.adapt.base import Changed, change_layers
+from resect.adapt.calls import calls_in_training, model_key, with_contents
 from resect.cut import passed_on
-from resect.edits.base import Edit, call_parameters, not_empty, quoted, spellings
+from resect.edits.base import Edit, not_empty, quoted, spellings
 from resect.errors import EditError, NoMatchError
 from resect.graph import Call, Graph, Layer, Node, Ref, refs
 from resect.keras_graph.copying import parts_of
@@ -104,11 +105,11 @@ class Strip(Edit):
     def apply(self, graph: Graph) -> Graph:
         places = self._found(graph)
         mixed = [place for place in places if _is_mixed(_op(graph, place))]
-        whole = {(id(graph.at(p.path).model), p.call) for p in places if p not in mixed}
+        whole = {(model_key(graph.at(p.path)), p.call) for p in places if p not in mixed}
         for path in sorted((path for path, _ in graph.walk()), key=len, reverse=True):
             if _exists(graph, path):
                 nested = graph.at(path)
-                calls = {call for call in nested.nodes if (id(nested.model), call) in whole}
+                calls = {call for call in nested.nodes if (model_key(nested), call) in whole}
                 graph = graph.with_nested(path, _without(nested, calls, outermost=not path))
         return change_layers(graph, mixed, lambda _: Changed(_thinned, _FRESH_SEEDS))
 
@@ -132,12 +133,11 @@ class Strip(Edit):
         return tuple(found)
 
     def _chosen(self, graph: Graph) -> Iterator[Place]:
-        for place in resolve(self.where, graph):
-            nested = graph.at(place.path).layer(place.call).graph
-            inside = (*place.path, place.call.layer)
-            if nested is not None:
-                every = (p for p in candidates(graph) if p.path[: len(inside)] == inside)
-                yield from (p for p in every if _is_stripped(graph, p))
+        chosen = resolve(self.where, graph)
+        for place in with_contents(graph, chosen):
+            if graph.at(place.path).layer(place.call).graph is not None:
+                continue
+            if place not in chosen and not _is_stripped(graph, place):
                 continue
             if not _is_stripped(graph, place):
                 why = _why_kept(graph, place) or "it is no layer that only training needs"
@@ -254,8 +254,8 @@ def _why_kept(graph: Graph, place: Place) -> str:
 def _obstacle(graph: Graph, place: Place) -> str:
     """Why a call of a layer that only training needs cannot be taken out; `""` if it can."""
     nested = graph.at(place.path)
-    calls = nested.calls_of(place.call.layer)
-    if any(_trains(nested, call) for call in calls) or _inside_training(graph, place.path):
+    trained = calls_in_training(graph)[model_key(nested)]
+    if any(call in trained for call in nested.calls_of(place.call.layer)):
         return "it is called with training=True"
     node = nested.nodes[place.call]
     if len(node.data_inputs) != 1 or len(node.outputs or (None,)) != 1:
@@ -268,28 +268,6 @@ def _obstacle(graph: Graph, place: Place) -> str:
     if given.shape != returned.shape:
         return "it changes the shape"
     return ""
-
-
-def _trains(graph: Graph, call: Call) -> bool:
-    """Whether a call says `training=True`, and not because that is what its layer falls back to.
-
-    Keras records the default of `call` as if it had been given.
-    """
-    if graph.nodes[call].kwargs.get("training") is not True:
-        return False
-    default = call_parameters(graph.layer(call).op).get("training")
-    return default is None or default.default is not True
-
-
-def _inside_training(graph: Graph, path: tuple[str, ...]) -> bool:
-    """Whether a model on the way to a place, wherever it is called, says `training=True`."""
-    ops = {id(graph.at(path[:i]).layers[name].op) for i, name in enumerate(path)}
-    return any(
-        _trains(nested, call)
-        for _, nested in graph.walk()
-        for call in nested.nodes
-        if id(nested.layer(call).op) in ops
-    )
 
 
 # Taking out
