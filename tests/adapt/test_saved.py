@@ -30,6 +30,7 @@ PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
     "configure": (transfer, adapt.Configure("drop", (("rate", 0.1),))),
     "flatten": (transfer, adapt.Flatten()),
     "fold_batchnorm": (transfer, adapt.FoldBatchNormalization()),
+    "input_shape": (transfer, adapt.InputShape((12, 10, 3))),
     "logits": (transfer, adapt.Logits()),
     "normalization": (transfer, adapt.Normalization("layer")),
     "normalization_out": (transfer, adapt.Normalization(None)),

@@ -10,6 +10,7 @@ name that makes a plan of that one edit and applies it.
     features        what layers inside compute, as further outputs
     flatten         nested models dissolved: one graph with all their layers
     fold_batchnorm  batch normalization folded into the convolution or Dense next to it
+    input_shape     another input size
     logits          the final softmax or sigmoid off
     normalization   group or layer normalization instead of batch normalization
     outputs         only some of the outputs
@@ -27,6 +28,7 @@ from resect.adapt.configure import Configure, configure
 from resect.adapt.features import Outputs, features, outputs
 from resect.adapt.flatten import Flatten, flatten
 from resect.adapt.fold import FoldBatchNormalization, fold_batchnorm
+from resect.adapt.input_shape import InputShape, input_shape
 from resect.adapt.logits import Logits, logits
 from resect.adapt.normalization import Normalization, normalization
 from resect.adapt.rules import Rule, register, rule_of
@@ -44,6 +46,7 @@ EDITS.update(
             Configure,
             Flatten,
             FoldBatchNormalization,
+            InputShape,
             Logits,
             Normalization,
             Outputs,
@@ -60,6 +63,7 @@ __all__ = [
     "Configure",
     "Flatten",
     "FoldBatchNormalization",
+    "InputShape",
     "Logits",
     "Normalization",
     "Outputs",
@@ -73,6 +77,7 @@ __all__ = [
     "features",
     "flatten",
     "fold_batchnorm",
+    "input_shape",
     "logits",
     "normalization",
     "outputs",
