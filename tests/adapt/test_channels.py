@@ -9,7 +9,7 @@ from keras import layers
 
 import resect
 from resect.adapt import Channels
-from resect.errors import AmbiguousError, EditError
+from resect.errors import AmbiguousError, EditError, InputLayerError
 from tests.adapt.models import assert_near, images, mobilenet, resnet, run, transfer
 from tests.common import cnn, nested, randomise, trained
 from tests.surgery import assert_surgery
@@ -130,3 +130,8 @@ def test_an_output_that_is_an_input_and_several_inputs():
     assert resect.adapt.channels(model, 1, at="other").input_shape[1] == (None, 4, 4, 1)
     with pytest.raises(ValueError, match="how must be"):
         Channels(1, "mean")
+
+
+def test_what_is_named_must_be_an_input():
+    with pytest.raises(InputLayerError, match="'conv_1' is no input of the model.\n +Its inputs"):
+        resect.adapt.channels(cnn(), 3, at="conv_1")

@@ -3,19 +3,20 @@
 Each adaptation is an edit, for use in a plan with `plan.then(...)`, and a function of the same
 name that makes a plan of that one edit and applies it.
 
-    activations     other activations: layers, operations and arguments alike
-    channels        another number of input channels
-    classes         another number of classes
-    configure       settings of layers: dropout rates, regularizers, dtype policies, trainable, …
-    features        what layers inside compute, as further outputs
-    flatten         nested models dissolved: one graph with all their layers
-    fold_batchnorm  batch normalization folded into the convolution or Dense next to it
-    input_shape     another input size
-    logits          the final softmax or sigmoid off
-    normalization   group or layer normalization instead of batch normalization
-    outputs         only some of the outputs
-    strip           layers that only training needs, taken out; training_only registers a class
-    vocabulary      more words in an embedding
+    activations          other activations: layers, operations and arguments alike
+    channels             another number of input channels
+    classes              another number of classes
+    configure            settings: dropout rates, regularizers, dtype policies, trainable, …
+    features             what layers inside compute, as further outputs
+    flatten              nested models dissolved: one graph with all their layers
+    fold_batchnorm       batch normalization folded into the convolution or Dense next to it
+    fully_convolutional  the head of a classifier as convolutions: images of any size
+    input_shape          another input size
+    logits               the final softmax or sigmoid off
+    normalization        group or layer normalization instead of batch normalization
+    outputs              only some of the outputs
+    strip                layers that only training needs, taken out; training_only registers a class
+    vocabulary           more words in an embedding
 
 Every function says in its docstring what is preserved and what is not. `register` gives a layer
 class of one's own the rule by which its channels, classes or words may change in number.
@@ -25,6 +26,7 @@ from resect.adapt.activations import Activations, activations
 from resect.adapt.channels import Channels, channels
 from resect.adapt.classes import Classes, classes
 from resect.adapt.configure import Configure, configure
+from resect.adapt.convolutional import Convolutional, fully_convolutional
 from resect.adapt.features import Outputs, features, outputs
 from resect.adapt.flatten import Flatten, flatten
 from resect.adapt.fold import FoldBatchNormalization, fold_batchnorm
@@ -44,6 +46,7 @@ EDITS.update(
             Channels,
             Classes,
             Configure,
+            Convolutional,
             Flatten,
             FoldBatchNormalization,
             InputShape,
@@ -61,6 +64,7 @@ __all__ = [
     "Channels",
     "Classes",
     "Configure",
+    "Convolutional",
     "Flatten",
     "FoldBatchNormalization",
     "InputShape",
@@ -77,6 +81,7 @@ __all__ = [
     "features",
     "flatten",
     "fold_batchnorm",
+    "fully_convolutional",
     "input_shape",
     "logits",
     "normalization",

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from resect.edits.replace import accepted
-from resect.graph import Graph, Layer, Ref
-from resect.keras_graph.making import changed_layer
+from resect.graph import Call, Graph, Layer, Ref, Shape
+from resect.keras_graph.making import changed_layer, input_layer
 from resect.lookup import resolve
 from resect.select import Place, Where
 
@@ -111,3 +111,15 @@ def initialised(initializer: Any, shape: tuple[int, ...]) -> np.ndarray:
     """
     make: Any = keras.initializers.get("zeros" if initializer is None else initializer)
     return np.array(keras.ops.convert_to_numpy(make(shape, "float32")), "float32")
+
+
+def with_input(graph: Graph, call: Call, shape: Shape) -> Graph:
+    """The graph of a model with another shape for one of its inputs."""
+    node = graph.nodes[call]
+    assert node.outputs is not None
+    spec = node.outputs[0]._replace(shape=shape)
+    layer = input_layer(call.layer, spec)
+    node = dataclasses.replace(node, outputs=(spec,), tensors=())
+    return graph.evolve(
+        layers={**graph.layers, call.layer: layer}, nodes={**graph.nodes, call: node}
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
@@ -10,13 +9,11 @@ from typing import Any, ClassVar, Literal, get_args
 import keras
 import numpy as np
 
-from resect.adapt.base import Changed, change_layers
+from resect.adapt.base import Changed, change_layers, with_input
 from resect.adapt.rules import rule_of, treats_channels_alike
-from resect.edits.base import Edit, quoted
-from resect.errors import AmbiguousError, EditError
+from resect.edits.base import Edit, only_input, quoted
+from resect.errors import EditError
 from resect.graph import Call, Graph, Layer, Ref
-from resect.keras_graph.making import input_layer
-from resect.lookup import resolve_one
 from resect.options import Weights
 from resect.plan import plan
 from resect.select import Place, Where
@@ -70,18 +67,14 @@ class Channels(Edit):
         how = self._meant(had, graph.label(ref.call))
         graph = change_layers(graph, walk.readers, lambda layer: _changed(layer, self.n, how))
         for path, call in reversed(walk.inputs):
-            graph = graph.with_nested(path, _resized(graph.at(path), call, axis, self.n))
+            nested = graph.at(path)
+            shape = list(nested.spec(Ref(call)).shape)
+            shape[axis] = self.n
+            graph = graph.with_nested(path, with_input(nested, call, tuple(shape)))
         return graph
 
     def _input(self, graph: Graph) -> Ref:
-        if self.at is not None:
-            return Ref(resolve_one(self.at, graph).call)
-        if len(graph.input_refs) != 1:
-            names = ", ".join(f"'{graph.label(ref.call)}'" for ref in graph.input_refs)
-            raise AmbiguousError(
-                f"The model has {len(graph.input_refs)} inputs: {names}.", "Say which with at=."
-            )
-        return graph.input_refs[0]
+        return only_input(graph, self.at, "Say which with at=.")
 
     def _meant(self, had: int, label: str) -> How:
         usual: How = "sum" if self.n == 1 else "spread" if had == 1 else "zeros"
@@ -196,19 +189,6 @@ def _mixed(name: str, axis: int, n: int, how: How) -> Callable[[Mapping[str, Any
         return np.concatenate([kernel, np.zeros(shape, "float32")], axis=axis)
 
     return value
-
-
-def _resized(graph: Graph, call: Call, axis: int, n: int) -> Graph:
-    """The graph of a model with another number of channels in one of its inputs."""
-    node, layer = graph.nodes[call], graph.layer(call)
-    assert node.outputs is not None
-    spec = node.outputs[0]
-    shape = tuple(n if i == axis else size for i, size in enumerate(spec.shape))
-    resized = input_layer(layer.name, spec._replace(shape=shape))
-    nodes = {call: dataclasses.replace(node, outputs=(spec._replace(shape=shape),), tensors=())}
-    return graph.evolve(
-        layers={**graph.layers, layer.name: resized}, nodes={**graph.nodes, **nodes}
-    )
 
 
 def channels(

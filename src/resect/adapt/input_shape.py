@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import keras
 
-from resect.adapt.base import Changed, change_layers
-from resect.edits.base import Edit, quoted
-from resect.errors import AmbiguousError, EditError
-from resect.graph import Call, Graph, Ref, Shape, Spec
+from resect.adapt.base import Changed, change_layers, with_input
+from resect.edits.base import Edit, only_input, quoted
+from resect.errors import EditError
+from resect.graph import Call, Graph, Ref, Spec
 from resect.keras_graph.inferring import infer
-from resect.keras_graph.making import input_layer
-from resect.lookup import resolve_one
 from resect.options import Weights
 from resect.plan import plan
 from resect.select import Place, Where
@@ -55,30 +52,11 @@ class InputShape(Edit):
                 "Give the shape of one sample, without the batch axis.",
                 graph.label(ref.call),
             )
-        resized = _with_input(graph, ref.call, (was.shape[0], *self.shape))
+        resized = with_input(graph, ref.call, (was.shape[0], *self.shape))
         return _repadded(graph, _fitted(resized))
 
     def _input(self, graph: Graph) -> Ref:
-        if self.at is not None:
-            return Ref(resolve_one(self.at, graph).call)
-        if len(graph.input_refs) != 1:
-            names = ", ".join(f"'{graph.label(ref.call)}'" for ref in graph.input_refs)
-            raise AmbiguousError(
-                f"The model has {len(graph.input_refs)} inputs: {names}.", "Say which with at=."
-            )
-        return graph.input_refs[0]
-
-
-def _with_input(graph: Graph, call: Call, shape: Shape) -> Graph:
-    """The graph of a model with another shape for one of its inputs."""
-    node = graph.nodes[call]
-    assert node.outputs is not None
-    spec = node.outputs[0]._replace(shape=shape)
-    layer = input_layer(call.layer, spec)
-    node = dataclasses.replace(node, outputs=(spec,), tensors=())
-    return graph.evolve(
-        layers={**graph.layers, call.layer: layer}, nodes={**graph.nodes, call: node}
-    )
+        return only_input(graph, self.at, "Say which with at=.")
 
 
 def _fitted(graph: Graph) -> Graph:
@@ -94,7 +72,7 @@ def _fitted(graph: Graph) -> Graph:
         assert inner is not None
         node = known.nodes[known.calls_of(misfit)[0]]
         for ref, given in zip(inner.input_refs, node.data_inputs, strict=False):
-            inner = _with_input(inner, ref.call, known.spec(given).shape)
+            inner = with_input(inner, ref.call, known.spec(given).shape)
         graph = graph.with_nested((misfit,), _fitted(inner))
 
 

@@ -11,11 +11,13 @@ from resect.errors import (
     AmbiguousError,
     EditError,
     EmptyResultError,
+    InputLayerError,
     MergeError,
     MultipleOutputsError,
     NestedError,
 )
 from resect.graph import Call, Graph, Ref, Spec
+from resect.lookup import resolve_one
 from resect.select import Place, Where, output_of
 
 
@@ -265,6 +267,39 @@ def layers_text(value: Any) -> str:
     return "what a function returns" if callable(value) else repr(value)
 
 
+def only_input(graph: Graph, at: Where, repair: str) -> Ref:
+    """The input of a model that is meant: the only one, or the one that is named.
+
+    Args:
+        graph: The graph of the model.
+        at: The address of the input; `None` where there is only one.
+        repair: What to do where there are several and none is named.
+
+    Raises:
+        AmbiguousError: There are several.
+        InputLayerError: What is named is no input.
+    """
+    if at is not None:
+        place = resolve_one(at, graph)
+        if place.path or not graph.is_input(place.call):
+            raise InputLayerError(
+                f"'{place.spelling(graph)}' is no input of the model.",
+                f"Its inputs are {_listed(graph, graph.input_refs)}.",
+                place.spelling(graph),
+            )
+        return Ref(place.call)
+    if len(graph.input_refs) != 1:
+        raise AmbiguousError(
+            f"The model has {len(graph.input_refs)} inputs: {_listed(graph, graph.input_refs)}.",
+            repair,
+        )
+    return graph.input_refs[0]
+
+
+def _listed(graph: Graph, tensors: Iterable[Ref]) -> str:
+    return ", ".join(f"'{graph.tensor_label(ref)}'" for ref in tensors)
+
+
 def only_output(graph: Graph, what: str, repair: str) -> Ref:
     """The one output of a model.
 
@@ -278,9 +313,9 @@ def only_output(graph: Graph, what: str, repair: str) -> Ref:
     """
     outputs = set(graph.output_refs)
     if len(outputs) != 1:
-        names = ", ".join(f"'{graph.tensor_label(ref)}'" for ref in graph.output_refs)
         raise AmbiguousError(
-            f"The model has {len(outputs)} outputs to {what}: {names}.", f"{repair.capitalize()}."
+            f"The model has {len(outputs)} outputs to {what}: {_listed(graph, graph.output_refs)}.",
+            f"{repair.capitalize()}.",
         )
     return outputs.pop()
 

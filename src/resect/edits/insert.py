@@ -12,6 +12,7 @@ from resect.edits.base import (
     Site,
     in_each,
     layers_text,
+    only_input,
     only_output,
     quoted,
     same_path,
@@ -220,13 +221,8 @@ class Prepend(Edit):
 
     def insertion(self, graph: Graph) -> Insert:
         """The insertion that it comes to."""
-        if len(graph.input_refs) != 1:
-            names = ", ".join(f"'{graph.label(ref.call)}'" for ref in graph.input_refs)
-            raise AmbiguousError(
-                f"The model has {len(graph.input_refs)} inputs: {names}.",
-                "Insert after the one you mean: insert(model, layer, after=name).",
-            )
-        first = graph.label(graph.input_refs[0].call)
+        repair = "Insert after the one you mean: insert(model, layer, after=name)."
+        first = graph.label(only_input(graph, None, repair).call)
         return Insert(self.layer, after=first, on_mismatch=self.on_mismatch)
 
     def pinned(self, graph: Graph) -> Edit:
