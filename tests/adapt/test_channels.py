@@ -133,5 +133,5 @@ def test_an_output_that_is_an_input_and_several_inputs():
 
 
 def test_what_is_named_must_be_an_input():
-    with pytest.raises(InputLayerError, match="'conv_1' is no input of the model.\n +Its inputs"):
+    with pytest.raises(InputLayerError, match=r"'conv_1' is no input of the model\.\n +Its inputs"):
         resect.adapt.channels(cnn(), 3, at="conv_1")
