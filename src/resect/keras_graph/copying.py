@@ -30,7 +30,12 @@ import numpy as np
 from resect.errors import CopyError, SurgeryError
 from resect.graph import Change
 from resect.keras_graph import private
-from resect.keras_graph.state import carry_flags, carry_state, matching_variables
+from resect.keras_graph.state import (
+    carry_flags,
+    carry_state,
+    carry_unrecorded,
+    matching_variables,
+)
 from resect.keras_graph.values import (
     copied_tensor,
     copied_variable,
@@ -158,6 +163,8 @@ class Copier:
             ) from None
         self._rebuilt[id(layer)] = new
         carry_flags(layer, new)
+        if (reference := _reference(layer)) is not None:
+            carry_unrecorded(layer, new, reference)
         if change is not None and change.template.trainable != layer.trainable:
             self._set_trainable(layer, new, change.template.trainable)
         for part, new_part in zip(parts_of(layer), parts_of(new), strict=change is None):
@@ -455,6 +462,7 @@ class Copier:
             new = type(layer).from_config(layer.get_config())
             _build_like(layer, new)
             pairs, left = carry_state(layer, new)
+            carry_unrecorded(layer, new, new)
             if left or len(pairs) != len(getattr(layer, "variables", ())):
                 raise CopyError(
                     f"{_title(layer)} re-created from its configuration has other variables.",
@@ -559,6 +567,19 @@ def _build_like(layer: Any, new: Any) -> None:
         for old_part, new_part in zip(layer._layers, new._layers, strict=False):
             _build_like(old_part, new_part)
         new.build_from_config(layer.get_build_config() or {})
+
+
+def _reference(layer: Any) -> Any:
+    """What the configuration of a layer alone makes of it, without values; `None` if nothing."""
+    if not isinstance(layer, keras.Layer):
+        return None
+    with private.uninitialised_variables():
+        try:
+            new = type(layer).from_config(layer.get_config())
+            _build_like(layer, new)
+        except Exception:  # a layer of the user's own: there is nothing to compare with
+            return None
+    return new
 
 
 def _title(layer: Any) -> str:

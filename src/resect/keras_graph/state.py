@@ -6,6 +6,7 @@ import tempfile
 from typing import Any
 
 import keras
+import numpy as np
 
 from resect.graph import VariableSpec
 from resect.keras_graph.values import copied_tensor
@@ -69,6 +70,48 @@ def carry_flags(old: Any, new: Any) -> None:
             _carry_assets(part, new_part)
 
 
+def carry_unrecorded(old: Any, new: Any, reference: Any) -> None:
+    """Carries settings that no configuration says: an alpha of LoRA, bins that were adapted.
+
+    They show as numbers, words and lists of such that differ from those of a layer that was made
+    from the configuration alone. What the new layer has otherwise, it has for another input shape
+    or another configuration.
+
+    Args:
+        old: The layer of the source.
+        new: The layer in its place.
+        reference: A layer made from the configuration of `old`, built as it is.
+    """
+    if not isinstance(old, keras.Layer):
+        return
+    triples = [layer._flatten_layers() for layer in (old, new, reference)]
+    if len({tuple(map(type, parts)) for parts in triples}) != 1:
+        triples = [[old], [new], [reference]]
+    for part, new_part, plain in zip(*triples, strict=True):
+        for name, value in list(vars(part).items()):
+            if name in _OF_EVERY_LAYER or not _is_setting(value) or name not in vars(plain):
+                continue
+            said = vars(plain)[name]
+            now = vars(new_part).get(name)
+            if _differ(said, value) and (new_part is plain or not _differ(now, said)):
+                setattr(new_part, name, list(value) if isinstance(value, list) else value)
+
+
+_OF_EVERY_LAYER = frozenset(vars(keras.layers.Layer()))
+
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_setting, value))
+    return value is None or isinstance(value, (bool, int, float, str, np.ndarray))
+
+
+def _differ(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return not np.array_equal(one, other)
+    return bool(one != other)
+
+
 def _key(variable: Any) -> tuple[str, tuple[int, ...]]:
     return variable.name, tuple(int(size) for size in variable._shape)
 
@@ -79,5 +122,5 @@ def _carry_assets(layer: Any, new: Any) -> None:
         with tempfile.TemporaryDirectory() as folder:
             layer.save_assets(folder)
             new.load_assets(folder)
-    if hasattr(new, "finalize_state"):
+    if isinstance(new, keras.layers.Normalization):
         new.finalize_state()
