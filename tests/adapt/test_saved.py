@@ -21,6 +21,11 @@ def words() -> keras.Model:
     return randomise(keras.Sequential(stack, name="words"))
 
 
+def rescaled() -> keras.Model:
+    stack = [keras.Input((4,)), layers.Rescaling(0.5, name="half"), layers.Dense(3, name="dense")]
+    return randomise(keras.Sequential(stack, name="rescaled"))
+
+
 PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
     "activations": (mlp, adapt.Activations((("relu", "tanh"),))),
     "activations_where": (cnn, adapt.Activations((("relu", "silu"),), layers.Conv2D)),
@@ -37,8 +42,11 @@ PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
     "normalization_out": (transfer, adapt.Normalization(None)),
     "outputs": (transfer, adapt.Outputs(("base/act",))),
     "outputs_only": (transfer, adapt.Outputs(("pool",), keep=False)),
+    "preprocess": (mlp, adapt.Preprocess(layers.Rescaling(0.5), (6,), "float32")),
+    "preprocessing": (rescaled, adapt.Preprocessing()),
     "strip": (transfer, adapt.Strip()),
     "vocabulary": (words, adapt.Vocabulary(60, new="mean")),
+    "without_preprocessing": (rescaled, adapt.WithoutPreprocessing()),
 }
 
 

@@ -15,6 +15,7 @@ name that makes a plan of that one edit and applies it.
     logits               the final softmax or sigmoid off
     normalization        group or layer normalization instead of batch normalization
     outputs              only some of the outputs
+    preprocessing        out of the model (take_preprocessing_out), into it (put_preprocessing_in)
     strip                layers that only training needs, taken out; training_only registers a class
     vocabulary           more words in an embedding
 
@@ -33,6 +34,13 @@ from resect.adapt.fold import FoldBatchNormalization, fold_batchnorm
 from resect.adapt.input_shape import InputShape, input_shape
 from resect.adapt.logits import Logits, logits
 from resect.adapt.normalization import Normalization, normalization
+from resect.adapt.preprocessing import (
+    Preprocess,
+    Preprocessing,
+    WithoutPreprocessing,
+    put_preprocessing_in,
+    take_preprocessing_out,
+)
 from resect.adapt.rules import Rule, register, rule_of
 from resect.adapt.strip import Strip, strip, training_only
 from resect.adapt.vocabulary import Vocabulary, vocabulary
@@ -53,8 +61,11 @@ EDITS.update(
             Logits,
             Normalization,
             Outputs,
+            Preprocess,
+            Preprocessing,
             Strip,
             Vocabulary,
+            WithoutPreprocessing,
         )
     }
 )
@@ -71,9 +82,12 @@ __all__ = [
     "Logits",
     "Normalization",
     "Outputs",
+    "Preprocess",
+    "Preprocessing",
     "Rule",
     "Strip",
     "Vocabulary",
+    "WithoutPreprocessing",
     "activations",
     "channels",
     "classes",
@@ -86,9 +100,11 @@ __all__ = [
     "logits",
     "normalization",
     "outputs",
+    "put_preprocessing_in",
     "register",
     "rule_of",
     "strip",
+    "take_preprocessing_out",
     "training_only",
     "vocabulary",
 ]
