@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -209,7 +210,8 @@ def _is_mixed(op: Any) -> bool:
 
 def _thinned(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration of a pipeline without the layers that only training needs."""
-    parts = [keras.saving.deserialize_keras_object(part) for part in config["layers"]]
+    entries = copy.deepcopy(config["layers"])  # Keras 3.10 writes to what it reads
+    parts = [keras.saving.deserialize_keras_object(part) for part in entries]
     kept = [
         keras.saving.serialize_keras_object(part) if not _is_mixed(part) else _thinned_part(entry)
         for part, entry in zip(parts, config["layers"], strict=True)
