@@ -11,11 +11,14 @@ name that makes a plan of that one edit and applies it.
     flatten              nested models dissolved: one graph with all their layers
     fold_batchnorm       batch normalization folded into the convolution or Dense next to it
     fully_convolutional  the head of a classifier as convolutions: images of any size
+    graft                a region of one model replaced by a region of another
     input_shape          another input size
     logits               the final softmax or sigmoid off
+    merge                models side by side: an ensemble, or several heads
     normalization        group or layer normalization instead of batch normalization
     outputs              only some of the outputs
     preprocessing        out of the model (take_preprocessing_out), into it (put_preprocessing_in)
+    stack                one model behind another
     strip                layers that only training needs, taken out; training_only registers a class
     vocabulary           more words in an embedding
 
@@ -32,6 +35,7 @@ from resect.adapt.features import Outputs, features, outputs
 from resect.adapt.flatten import Flatten, flatten
 from resect.adapt.fold import FoldBatchNormalization, fold_batchnorm
 from resect.adapt.input_shape import InputShape, input_shape
+from resect.adapt.join import Graft, Merge, Stack, graft, merge, stack
 from resect.adapt.logits import Logits, logits
 from resect.adapt.normalization import Normalization, normalization
 from resect.adapt.preprocessing import (
@@ -57,12 +61,15 @@ EDITS.update(
             Convolutional,
             Flatten,
             FoldBatchNormalization,
+            Graft,
             InputShape,
             Logits,
+            Merge,
             Normalization,
             Outputs,
             Preprocess,
             Preprocessing,
+            Stack,
             Strip,
             Vocabulary,
             WithoutPreprocessing,
@@ -78,13 +85,16 @@ __all__ = [
     "Convolutional",
     "Flatten",
     "FoldBatchNormalization",
+    "Graft",
     "InputShape",
     "Logits",
+    "Merge",
     "Normalization",
     "Outputs",
     "Preprocess",
     "Preprocessing",
     "Rule",
+    "Stack",
     "Strip",
     "Vocabulary",
     "WithoutPreprocessing",
@@ -96,13 +106,16 @@ __all__ = [
     "flatten",
     "fold_batchnorm",
     "fully_convolutional",
+    "graft",
     "input_shape",
     "logits",
+    "merge",
     "normalization",
     "outputs",
     "put_preprocessing_in",
     "register",
     "rule_of",
+    "stack",
     "strip",
     "take_preprocessing_out",
     "training_only",

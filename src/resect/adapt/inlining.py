@@ -17,7 +17,7 @@ from resect.adapt.training_argument import (
     takes_training,
     training_of,
 )
-from resect.edits.base import is_raw
+from resect.edits.base import call_parameters, is_raw
 from resect.errors import EditError, MaskError
 from resect.graph import Call, Graph, Layer, Node, Ref, Spec, free_name, map_refs
 from resect.keras_graph.inferring import infer
@@ -26,6 +26,9 @@ from resect.keras_graph.private import Functional
 from resect.keras_graph.reading import read
 
 Key = tuple[Any, ...]
+
+#: The `part` of a model that is dissolved where it is put, as if it had been called by itself.
+JOINED = "joined"
 
 _PLAIN_CALLS = (Functional.call, keras.Sequential.call)
 
@@ -176,7 +179,7 @@ class _Host:
 
     def run(self) -> Graph:
         """The flat graph."""
-        self.training = training_of(self.graph)
+        self.training = training_of(self.graph, apart=JOINED)
         for call in self.graph.nodes:
             if call.layer not in self.layers:
                 continue
@@ -287,7 +290,8 @@ class _Host:
         returned = tuple(inside[ref] for ref in inner.output_refs)
         tensors.update({Ref(node.call, i): ref for i, ref in enumerate(returned)})
         givens = tuple(tensors[ref] for ref in given)
-        self.dissolved.append(_Dissolved(layer.name, layer.op.supports_masking, givens, returned))
+        masking = layer.op.supports_masking and layer.part != JOINED
+        self.dissolved.append(_Dissolved(layer.name, masking, givens, returned))
 
     def _converted(self, layer: Layer, given: Spec, wanted: Spec, ref: Ref) -> Ref:
         """The tensor as the nested model converts it before its first layer."""
@@ -335,7 +339,8 @@ def _heeded(graph: Graph, ref: Ref) -> bool:
     if ref in graph.output_refs:
         return True
     readers = [graph.layer(call).op for call in graph.readers(ref)]
-    return any(getattr(op, "supports_masking", False) for op in readers)
+    layers = [op for op in readers if not is_raw(op)]
+    return any(op.supports_masking or "mask" in call_parameters(op) for op in layers)
 
 
 def _moved(spec: Spec, tensors: Mapping[Ref, Ref]) -> Spec:
@@ -408,7 +413,7 @@ def _check_copies(graph: Graph, chosen: set[Key]) -> None:
             if layer.graph is None:
                 continue
             is_new = layer.origin == "new"
-            gone = is_new and same_layer(layer) in chosen
+            gone = is_new and layer.part != JOINED and same_layer(layer) in chosen
             inner = ("new", home, layer.name) if is_new else home
             stack.append((layer.graph, inner, layer.name if gone else name))
     for key, name in dissolved.items():

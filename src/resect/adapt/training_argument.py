@@ -38,16 +38,17 @@ class Training:
     mixed: bool = False
 
 
-def training_of(graph: Graph) -> Training:
+def training_of(graph: Graph, *, apart: str = "") -> Training:
     """Follows the `training` argument through a model that is called without one.
 
     Args:
         graph: The graph of the model.
+        apart: The `part` of models that are followed as if each were called by itself.
 
     Raises:
         EditError: What a nested model is called with cannot be told, and matters.
     """
-    walk = _Walk()
+    walk = _Walk(apart)
     walk.found.mixed = _records_training(graph)
     walk.run(graph, (), None, False)
     return walk.found
@@ -64,7 +65,8 @@ def hides_training(operation: Any) -> bool:
 
 
 class _Walk:
-    def __init__(self) -> None:
+    def __init__(self, apart: str) -> None:
+        self.apart = apart
         self.found = Training()
         self.last: Any = None  # what the last call ran with
 
@@ -73,6 +75,11 @@ class _Walk:
         for call, node in graph.nodes.items():
             layer = graph.layer(call)
             if graph.is_input(call) or is_raw(layer.op):
+                continue
+            if layer.graph is not None and layer.part and layer.part == self.apart:
+                before, self.last = self.last, None
+                self.run(layer.graph, (*path, call), None, False)
+                self.last = before
                 continue
             own = _recorded(layer, node)
             value = self._value(given, own, layer)
