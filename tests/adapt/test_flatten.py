@@ -459,16 +459,25 @@ def test_more_than_a_graph():
     holding = keras.Model(features, layers.Dense(4)(features), name="holding")
     holding.more = layers.Dense(2, name="unused")
     holding.more.build((None, 3))
+    if len(holding.variables) == 2:  # Keras 3.10: such a layer is none of the model's
+        return
     with pytest.raises(EditError, match=r"'holding' has variables that none .* unused"):
         resect.adapt.flatten(around(holding))
 
 
-def test_flags_that_disagree():
-    inside = block("inside")
+def test_a_layer_thawed_in_a_frozen_model_is_trained_as_before():
+    inside = block("inside", layers.BatchNormalization(name="bn"))
+    model = randomise(around(inside))
     inside.trainable = False
-    inside.get_layer("out").trainable = True
-    with pytest.raises(EditError, match="'inside' is frozen, but 'out' in it is not"):
-        resect.adapt.flatten(around(inside))
+    for name in ("bn", "out"):
+        inside.get_layer(name).trainable = True
+    model.compile("adam", "mse", run_eagerly=keras.backend.backend() == "tensorflow")
+    new = assert_surgery(model, Flatten())
+    start = weights_of(model)
+    train(model, 2), train(new, 2)
+    assert_close(weights_of(new), weights_of(model))
+    moved = [not np.array_equal(a, b) for a, b in zip(start, weights_of(model), strict=True)]
+    assert moved == [False] * 2 + [True] * 8
 
 
 def test_frozen_layers_in_a_model_that_is_not_frozen_stay_frozen():

@@ -20,6 +20,7 @@ from resect.errors import (
     SerializationError,
     ShapeError,
 )
+from resect.oracle import as_taken
 from tests.common import (
     assert_close,
     assert_equal,
@@ -34,6 +35,7 @@ from tests.common import (
     two_heads,
     weights_of,
 )
+from tests.kinds import nested as kinds
 from tests.surgery import Source, assert_surgery
 from zoo.randomise import inputs_for
 
@@ -190,7 +192,7 @@ def test_one_file_loaded_twice(tmp_path: Any):
     new = resect.adapt.merge(twice, "average")
     names = ["features", "backbone", "logits", "classifier_backbone", "classifier_logits"]
     assert sorted(layer.name for layer in new.layers) == sorted([*names, "average"])
-    inputs = inputs_for(model, 4)
+    inputs = as_taken(new, inputs_for(model, 4))
     assert_close(called(new, inputs), np.mean([called(each, inputs) for each in twice], 0))
     new.save(tmp_path / "both.keras")
     again = keras.saving.load_model(tmp_path / "both.keras")
@@ -227,6 +229,20 @@ def test_a_body_that_both_have_is_shared():
     assert len(resect.read(new).calls_of("body")) == 2
     inputs = inputs_for(models[0], 3)
     assert_close(called(new, inputs), [called(model, inputs) for model in models])
+
+
+def test_a_layer_that_stands_inside_a_nested_model_too_has_one_name():
+    models = [randomise(kinds.used_directly_too(), seed=seed) for seed in (1, 2)]
+    new = assert_surgery(models[0], Merge((models[1],)), reload=False)  # nor can Keras reload one
+    name = "nested_used_directly_too_encoder_dense_1"
+    inner = new.get_layer("nested_used_directly_too_encoder").get_layer(name)
+    assert inner is new.get_layer(name)
+
+
+def test_structures_of_inputs_need_not_be_flat():
+    x, y = keras.Input((4,), name="x"), keras.Input((4,), name="y")
+    model = keras.Model({"both": [x, y]}, layers.Subtract(name="subtract")([x, y]))
+    assert_surgery(model, Merge((resect.clone(model),), "add"))
 
 
 def test_inputs_of_their_own():

@@ -76,7 +76,8 @@ def flatten(model: Any, where: Where = None, *, weights: Weights = "copy") -> An
     What Keras does for a nested model is still done. A `training` argument that it was called with
     is recorded for each of its layers (as before, it counts only where the outer model is called
     without one: Keras overrides it in `fit`). Inputs of another dtype or rank are converted, by
-    layers that are inserted for that.
+    layers that are inserted for that. Each layer stays as frozen as it was: Keras asks the layer,
+    not the model that it lies in.
 
     Models inside wrappers, such as `TimeDistributed(model)`, are not part of the graph and stay. So
     do subclassed models, which have no graph of their own.
@@ -98,9 +99,8 @@ def flatten(model: Any, where: Where = None, *, weights: Weights = "copy") -> An
     Raises:
         NoMatchError: `where` matches nothing.
         EditError: There is no nested model; or one of them redefines `call`, has an
-            `activity_regularizer` or variables outside its graph, is frozen and holds a layer that
-            is not, is given sparse or constant inputs, or a call argument that cannot be handed on
-            to a layer in it.
+            `activity_regularizer` or variables outside its graph, is given sparse or constant
+            inputs, or a call argument that cannot be handed on to a layer in it.
         MaskError: A mask would be lost, or is given explicitly and is not that of the input.
 
     Example:

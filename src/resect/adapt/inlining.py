@@ -18,6 +18,7 @@ from resect.adapt.training_argument import (
     training_of,
 )
 from resect.edits.base import call_parameters, is_raw
+from resect.edits.rename import Rename
 from resect.errors import EditError, MaskError
 from resect.graph import Call, Graph, Layer, Node, Ref, Spec, free_name, map_refs
 from resect.keras_graph.inferring import infer
@@ -50,6 +51,7 @@ class Inlining:
         self.graph = graph
         self.chosen = chosen
         self.done: dict[int, Graph] = {}
+        self.renamed: dict[Key, str] = {}
 
     def run(self) -> Graph:
         """The graph without them."""
@@ -58,7 +60,17 @@ class Inlining:
                 if layer.graph is not None and same_layer(layer) in self.chosen:
                     _check(layer)
         _check_copies(self.graph, self.chosen)
-        return self._host(self.graph)
+        return self._with_one_name(self._host(self.graph))
+
+    def _with_one_name(self, graph: Graph) -> Graph:
+        """A layer that was renamed, renamed in the models that stay too: it has one name."""
+        for path, nested in graph.walk() if self.renamed else ():
+            for name, layer in nested.layers.items():
+                new = self.renamed.get(same_layer(layer), name)
+                if new != name and layer.origin != "new":
+                    renamed = Rename((("/".join([*path, name]), new),)).apply(graph)
+                    return self._with_one_name(renamed)
+        return graph
 
     def _host(self, graph: Graph) -> Graph:
         """A graph that stays, the models in it dissolved or changed."""
@@ -72,6 +84,8 @@ class Inlining:
         layers: dict[str, Layer] = {}
         for key, layer in stays.items():
             inner = None if layer.graph is None else self._host(layer.graph)
+            if layer.name != names[key] and layer.origin != "new":
+                self.renamed[same_layer(layer)] = names[key]
             if inner is not layer.graph or layer.name != names[key]:
                 layer = dataclasses.replace(layer, name=names[key], graph=inner)
             layers[layer.name] = layer
@@ -373,9 +387,7 @@ def _check(layer: Layer) -> None:
             "Give it to the layer that makes the output.",
             layer.name,
         )
-    source = read(op)
-    operations = _operations(source)
-    own = {id(v) for other in operations for v in getattr(other, "variables", ())}
+    own = {id(v) for other in _operations(read(op)) for v in getattr(other, "variables", ())}
     extra = [v.path for v in op.variables if id(v) not in own]
     if extra:
         raise EditError(
@@ -384,15 +396,6 @@ def _check(layer: Layer) -> None:
             "They would be lost: take them off it first.",
             layer.name,
         )
-    if not op.trainable:
-        thawed = [o.name for o in operations if _is_trainable(o)]
-        if thawed:
-            raise EditError(
-                f"The nested model '{layer.name}' is frozen, but '{thawed[0]}' in it is not: that "
-                "is undone when the model is saved and loaded.",
-                f"Set the trainable of '{layer.name}', or of its layers, so that they agree.",
-                thawed[0],
-            )
 
 
 def _check_copies(graph: Graph, chosen: set[Key]) -> None:
@@ -433,10 +436,6 @@ def _operations(graph: Graph) -> list[Any]:
         for layer in nested.layers.values()
         if layer.graph is None
     ]
-
-
-def _is_trainable(operation: Any) -> bool:
-    return any(v.trainable for v in getattr(operation, "weights", ()))
 
 
 def _check_dropped(whole: Graph, flat: Graph) -> None:

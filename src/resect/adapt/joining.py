@@ -123,14 +123,14 @@ def matched(names: Any, given: Sequence[Ref], inner: Graph) -> list[Ref]:
 
 def input_names(graph: Graph) -> list[str]:
     """The keys of the inputs, or their names."""
-    if isinstance(graph.inputs, dict):
+    if isinstance(graph.inputs, dict) and len(graph.inputs) == len(graph.input_refs):
         return sorted(graph.inputs)
     return [ref.call.layer for ref in graph.input_refs]
 
 
 def output_names(graph: Graph) -> list[str]:
     """The keys of the outputs, or numbers."""
-    if isinstance(graph.outputs, dict):
+    if isinstance(graph.outputs, dict) and len(graph.outputs) == len(graph.output_refs):
         return sorted(graph.outputs)
     return [str(i) for i, _ in enumerate(graph.output_refs)]
 
