@@ -227,6 +227,35 @@ def test_what_only_other_outputs_needed_goes():
     )
 
 
+def test_what_nothing_needs_goes_in_nested_models_too():
+    assert_surgery(
+        nested(),
+        Outputs(("backbone/dense_1",), keep=False),
+        """
+        Functional 'classifier'
+          features          InputLayer  (None, 4)
+          backbone          Functional  (None, 5)  <- features
+            inner_features  InputLayer  (None, 4)
+            dense_1         Dense       (None, 5)  <- inner_features
+            -> dense_1
+          -> backbone
+        """,
+    )
+    deep = assert_surgery(
+        randomise(kinds.two_levels()), Outputs(("middle/inner/inner_bn",), keep=False)
+    )
+    inner = deep.get_layer("middle").get_layer("inner")
+    assert [layer.name for layer in inner.layers][1:] == ["inner_dense_1", "inner_bn"]
+    both = Outputs(("encoder@1/encoder_dense_1", "encoder@0"), keep=False)
+    new = assert_surgery(randomise(kinds.called_twice()), both)  # one reads this, one that
+    assert len(new.get_layer("encoder").outputs) == 2
+    new = assert_surgery(randomise(kinds.dict_io()), Outputs(("inner/mul",), keep=False))
+    assert names_of(new.get_layer("inner")) == {"product"}
+    assert "inner_add" not in [operation.name for operation in new.get_layer("inner").operations]
+    new = assert_surgery(randomise(kinds.dict_io()), Outputs(("inner/key_dense",), keep=False))
+    assert len(new.get_layer("inner").outputs) == 3  # one of its two inputs would be left over
+
+
 def test_some_outputs_stay():
     model = trained(two_heads())
     new = assert_surgery(model, Outputs(keep="second"))
@@ -296,6 +325,7 @@ def test_a_pyramid_of_features(name: str):
         (Outputs(("features",)), InputLayerError, "'features' is an input"),
         (Outputs(("backbone/inner_features",)), InputLayerError, "is an input: nothing computes"),
         (Outputs(keep=False), EditError, "would have no output"),
+        (Outputs(), EditError, "No layer is named"),
         (Outputs(keep="backbone"), EditError, r"'backbone' is not an output .* are 'logits'"),
         (Outputs(keep="backbone/dense_1"), EditError, "'backbone/dense_1' is not an output"),
     ],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from resect.errors import AmbiguousError, InputLayerError, NoMatchError
@@ -173,3 +174,67 @@ def listed(outputs: Any) -> list[Any]:
     if outputs is None:
         return []
     return [outputs] if isinstance(outputs, Ref) else list(outputs)  # a Ref is a tuple itself
+
+
+def without_unread(graph: Graph) -> Graph:
+    """A graph whose nested models return, and compute, only what some call of them is read for.
+
+    One in which an input would be left over stays as it is.
+    """
+    for path, nested in graph.walk():
+        for name, layer in nested.layers.items():
+            if layer.graph is None:
+                continue
+            inner, used = layer.graph, _read_outputs(graph, layer)
+            several = len(set(inner.output_refs)) < len(inner.output_refs)
+            if several or not used or len(used) == len(inner.output_refs):
+                continue
+            outputs = only(inner.outputs, {inner.output_refs[i] for i in used})
+            if isinstance(outputs, list) and len(outputs) == 1:
+                outputs = outputs[0]
+            changed = inner.evolve(outputs=outputs).pruned()
+            if any(_is_read(inner, ref) > _is_read(changed, ref) for ref in inner.input_refs):
+                continue
+            graph = graph.with_nested((*path, name), changed)
+            return without_unread(_renumbered(graph, layer, used))
+    return graph
+
+
+def _is_read(graph: Graph, ref: Ref) -> bool:
+    return bool(graph.readers(ref)) or ref in graph.output_refs
+
+
+def _read_outputs(graph: Graph, layer: Layer) -> list[int]:
+    """The numbers of the outputs of a nested model that are read, wherever it stands."""
+    read: set[int] = set()
+    for path, name, inner in _standing(graph, layer):
+        within, count = graph.at(path), len(inner.graph.output_refs if inner.graph else ())
+        refs = {Ref(call, i) for call in within.calls_of(name) for i in range(count)}
+        read |= {ref.output for ref in refs if _is_read(within, ref)}
+    return sorted(read)
+
+
+def _renumbered(graph: Graph, layer: Layer, kept: list[int]) -> Graph:
+    """The graph, where the outputs of a nested model that are kept have new numbers."""
+    for path, name, _ in _standing(graph, layer):
+        within = graph.at(path)
+        calls = within.calls_of(name)
+        moved = {Ref(call, was): Ref(call, now) for call in calls for now, was in enumerate(kept)}
+        within = within.substitute(moved)
+        fresh = {
+            call: dataclasses.replace(within.nodes[call], outputs=None, tensors=())
+            for call in calls
+        }
+        within = within.evolve(nodes={**within.nodes, **fresh})
+        graph = graph.with_nested(path, within)
+    return graph
+
+
+def only(structure: Any, kept: Container[Ref]) -> Any:
+    """What is kept of a structure, `None` if nothing is."""
+    if isinstance(structure, Ref):
+        return structure if structure in kept else None
+    if isinstance(structure, dict):
+        items = {key: only(item, kept) for key, item in structure.items()}
+        return {key: item for key, item in items.items() if item is not None} or None
+    return [item for item in (only(item, kept) for item in structure) if item is not None] or None

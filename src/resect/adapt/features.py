@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from resect.adapt.feature_places import features_of, listed, surfaced
+from resect.adapt.feature_places import (
+    features_of,
+    listed,
+    only,
+    surfaced,
+    without_unread,
+)
 from resect.edits.base import Edit, quoted
 from resect.edits.truncate import DropUnusedInputs
 from resect.errors import EditError, NameClashError
@@ -47,15 +53,17 @@ class Outputs(Edit):
 
     def apply(self, graph: Graph) -> Graph:
         kept, features = self._kept(graph), features_of(self.add, graph)
+        if self.keep is True and not features:
+            raise EditError("No layer is named.", "Name those whose outputs are wanted.")
         if not kept and not features:
             raise EditError("The model would have no output.", "Keep or add one.")
         names = [feature.spelling(graph) for feature in features]
         new, tensors = surfaced(graph, features)
         pairs = zip(graph.output_refs, new.output_refs, strict=True)
-        left = _only(new.outputs, {now for was, now in pairs if was in kept})
+        left = only(new.outputs, {now for was, now in pairs if was in kept})
         outputs = self._joined(new, left, dict(zip(names, tensors, strict=True)))
         new = new.evolve(outputs=outputs).pruned().ordered()
-        return new if self.keep is True else DropUnusedInputs().apply(new)
+        return new if self.keep is True else DropUnusedInputs().apply(without_unread(new))
 
     def _kept(self, graph: Graph) -> set[Ref]:
         """The outputs that stay."""
@@ -113,17 +121,6 @@ def _names(graph: Graph, kept: set[Ref]) -> Iterator[str]:
             yield from (graph.tensor_label(ref) for ref in of_item if ref in kept)
 
 
-def _only(structure: Any, kept: set[Ref]) -> Any:
-    """What is kept of a structure, `None` if nothing is."""
-    if isinstance(structure, Ref):
-        return structure if structure in kept else None
-    if isinstance(structure, dict):
-        items = {key: _only(item, kept) for key, item in structure.items()}
-        return {key: item for key, item in items.items() if item is not None} or None
-    items = [_only(item, kept) for item in structure]
-    return [item for item in items if item is not None] or None
-
-
 def _by_name(graph: Graph, structure: Any) -> dict[str, Any]:
     """Outputs that have no names, by the layers that make them."""
     named: dict[str, Any] = {}
@@ -150,8 +147,8 @@ def features(
     output becomes a list, the features behind it.
 
     Preserved: weights, the outputs that are kept, training mode. Not preserved: the compile state,
-    as no loss is known for what is new; with `keep=False`, what the features do not need, inputs
-    included. Nested models stay whole.
+    as no loss is known for what is new; unless all outputs are kept, whatever nothing needs any
+    more: inputs of the model, and layers of nested models too, if each input of theirs is needed.
 
     Args:
         model: A built Keras model.
@@ -185,8 +182,8 @@ def features(
 def outputs(model: Any, places: Where, *, weights: Weights = "copy") -> Any:
     """A model with some of its outputs only; what nothing needs any more goes, inputs included.
 
-    A list of outputs stays a list while there are several, a dict stays a dict. Nested models stay
-    whole.
+    A list of outputs stays a list while there are several, a dict stays a dict. What nothing needs
+    goes in nested models too, where each input of theirs is still needed.
 
     Preserved: weights, the outputs that stay. Not preserved: the compile state.
 
