@@ -153,3 +153,22 @@ def test_shared_variables_keep_their_rules():
         resect.adapt.configure(mlp(), "middle", weights="share", kernel_regularizer="l2")
     with pytest.raises(CopyError, match="would get trainable=False"):
         resect.adapt.configure(mlp(), "middle", weights="share", trainable=False)
+
+
+def test_what_no_configuration_says_stays():
+    """An alpha of LoRA that is not its rank, and bins that were adapted."""
+    numbers = np.random.default_rng(0).normal(size=(50, 1)).astype("float32")
+    bins = layers.Discretization(num_bins=4, output_mode="one_hot", name="bins")
+    bins.adapt(numbers)
+    stack = [keras.Input((1,)), bins, layers.Dense(3, name="dense")]
+    model = randomise(keras.Sequential(stack, name="adapted"))
+    dense = model.get_layer("dense")
+    dense.enable_lora(2, lora_alpha=7)
+    for variable in dense.variables:
+        variable.assign(np.random.default_rng(1).normal(size=variable.shape))
+    for where, setting in (("bins", {"epsilon": 0.02}), ("dense", {"trainable": False})):
+        new = resect.adapt.configure(model, where, **setting)
+        np.testing.assert_array_equal(
+            *(keras.ops.convert_to_numpy(each(numbers[:5])) for each in (new, model))
+        )
+    assert new.get_layer("dense").lora_alpha == 7

@@ -50,10 +50,25 @@ PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
 }
 
 
+#: Their other model has weights, which JSON would lose.
+JOINING = {"graft", "merge", "stack"}
+
+
 def test_every_adaptation_is_among_them():
     used = {edit.verb for _, edit in PLANS.values()}
     adaptations = {v for v, cls in EDITS.items() if cls.__module__.startswith("resect.adapt.")}
-    assert used == adaptations
+    assert used == adaptations - JOINING
+
+
+@pytest.mark.parametrize("verb", sorted(JOINING))
+def test_those_that_hold_another_model_say_that_they_cannot_be(verb):
+    model, edits = mlp(), {"stack": adapt.Stack, "merge": adapt.Merge}
+    if verb == "graft":
+        edit = adapt.Graft("hidden", "middle", mlp(), "hidden", "middle")
+    else:
+        edit = edits[verb](mlp() if verb == "stack" else (mlp(),))
+    with pytest.raises(resect.errors.SerializationError):
+        resect.plan(model).then(edit).to_json()
 
 
 @pytest.mark.parametrize("name", PLANS)
