@@ -421,3 +421,15 @@ def test_blocks_of_a_resnet_are_exchanged():
     expected = inside(before(inputs, training=False), training=False)
     found = resect.adapt.features(new, block[1], keep=False, weights="share")
     assert_close(called(found, inputs, training=False), keras.ops.convert_to_numpy(expected), 1e-4)
+
+
+def test_a_model_whose_name_has_a_dot():
+    """PyTorch takes no layer of such a name, and `MobileNetV2` makes a `mobilenetv2_0.35_32`."""
+    features = keras.Input((4,), name="features")
+    model = keras.Model(features, layers.Dense(3, name="dense")(features), name="net_0.35")
+    randomise(model)
+    new = resect.adapt.merge([model, model], how="average")
+    x = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
+    outputs = [keras.ops.convert_to_numpy(each(x)) for each in (new, model)]
+    np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-6)
+    assert "net_0_35_dense" in [layer.name for layer in new.layers]

@@ -151,7 +151,9 @@ def _names(graph: Graph, chosen: set[Key]) -> dict[Key, str]:
             continue
         name = each.layer.name
         if each.path and len(wanted[name]) > 1:
-            name = free_name("_".join([*each.path, name]), taken)
+            # PyTorch takes no name with a dot, and models of Keras's applications have one.
+            prefix = "_".join(each.path).replace(".", "_")
+            name = free_name(f"{prefix}_{name}", taken)
             taken.add(name)
         names[each.key] = name
     return names
