@@ -428,7 +428,7 @@ def test_a_model_whose_name_has_a_dot():
     features = keras.Input((4,), name="features")
     model = keras.Model(features, layers.Dense(3, name="dense")(features), name="net_0.35")
     randomise(model)
-    new = resect.adapt.merge([model, model], how="average")
+    new = resect.adapt.merge([model, resect.clone(model)], how="average")
     x = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
     outputs = [keras.ops.convert_to_numpy(each(x)) for each in (new, model)]
     np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-6)
