@@ -95,7 +95,8 @@ time is the median of several runs after one to warm up.
 - *Dropout in* inserts one `Dropout` in the middle of the model. By hand that is
   `keras.models.clone_model` with a `call_function` that puts the layer in, and, for an independent
   copy, `set_weights`. By hand, `weights="share"` leaves new call nodes on the layers of the source;
-  resect leaves none.
+  resect leaves none, which takes a copy of every layer around the same variables, and checks the
+  result: that costs about as much as what Keras does instead.
 - *Peak memory* is counted beyond the source, in a process of its own. On TensorFlow a copy of a
   variable takes up memory when either of the two is first written to, as in training.
 - *Layers in a row*: in parentheses are the times for reading, removing and writing. What
