@@ -173,9 +173,9 @@ def _slots(optimizer: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
                 if isinstance(slot, keras.Variable):
                     yield f"{prefix}{name} of {variable.path}", slot
         elif isinstance(value, dict):  # by path: Muon in older releases
-            for path, slot in value.items():
-                if isinstance(slot, keras.Variable):
-                    yield f"{prefix}{name} of {path}", slot
+            for path in [variable.path for variable in trainable]:
+                if isinstance(value.get(path), keras.Variable):
+                    yield f"{prefix}{name} of {path}", value[path]
     if hasattr(optimizer, "inner_optimizer"):
         yield from _slots(optimizer.inner_optimizer, "inner ")
 
