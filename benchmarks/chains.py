@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from unittest import mock
 
 import keras
-from keras.src.models.functional import Functional
 
 import resect
 from benchmarks.timing import Row, shown
+from resect.keras_graph.private import Functional
 
 LENGTHS = (100, 1_000, 10_000)
 WIDTH = 4

@@ -9,6 +9,7 @@ import keras
 
 import resect
 from benchmarks.timing import Row, medians, shown
+from resect.keras_graph.private import call_lists
 
 MODELS = ("MobileNetV2", "ResNet152", "EfficientNetV2L")
 BARRED = "EfficientNetV2L"
@@ -89,9 +90,7 @@ class CallNodes:
     """The calls recorded on the layers of a model: takes off what Keras's own way leaves there."""
 
     def __init__(self, model: keras.Model) -> None:
-        self._lists = [
-            nodes for op in model.operations for nodes in (op._inbound_nodes, op._outbound_nodes)
-        ]
+        self._lists = [nodes for op in model.operations for nodes in call_lists(op)]
         self._lengths = [len(nodes) for nodes in self._lists]
 
     def restore(self) -> None:

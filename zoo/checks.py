@@ -23,6 +23,7 @@ from resect.cut import bytes_per_sample
 from resect.edits import Collapse, Edit, Head, Tail
 from resect.errors import SurgeryError, VerificationError, raise_all
 from resect.graph import Call, Graph, Ref
+from resect.keras_graph.private import maker_of
 from resect.keras_graph.snapshots import Snapshot
 from resect.select import Place
 from zoo.entry import Entry
@@ -177,7 +178,7 @@ def _assert_as_declared(model: keras.Model, outputs: Any) -> None:
         sizes = zip(declared.shape, output.shape, strict=False)
         alike = len(declared.shape) == output.ndim and all(a in (None, b) for a, b in sizes)
         if not alike or declared.dtype != str(output.dtype):
-            layer = declared._keras_history.operation
+            layer = maker_of(declared)
             raise UnsoundError(
                 f"{layer.name} declares {declared.shape} {declared.dtype} "
                 f"and returns {output.shape} {output.dtype}"

@@ -9,7 +9,7 @@ from keras import layers
 
 import resect
 from resect.adapt import Channels
-from resect.errors import AmbiguousError, EditError, InputLayerError
+from resect.errors import AmbiguousError, EditError, InputLayerError, ShapeError
 from tests.adapt.models import assert_near, images, mobilenet, resnet, run, transfer
 from tests.common import cnn, nested, randomise, trained
 from tests.surgery import assert_surgery
@@ -135,3 +135,33 @@ def test_an_output_that_is_an_input_and_several_inputs():
 def test_what_is_named_must_be_an_input():
     with pytest.raises(InputLayerError, match=r"'conv_1' is no input of the model\.\n +Its inputs"):
         resect.adapt.channels(cnn(), 3, at="conv_1")
+
+
+def test_a_softmax_over_the_channels_is_refused_by_name():
+    stack = [
+        keras.Input((6, 6, 3), name="image"),
+        layers.Activation("softmax", name="soft"),
+        layers.Conv2D(2, 3, name="conv"),
+    ]
+    with pytest.raises(EditError, match=r"'soft' \(Activation\) reads the channels"):
+        resect.adapt.channels(keras.Sequential(stack), 1)
+
+
+def test_a_quantized_layer_is_refused():
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(4, name="dense")], name="small")
+    randomise(model).quantize("int8")
+    with pytest.raises(ShapeError, match=r"its kernel is quantized \(int8\)"):
+        resect.adapt.channels(model, 1)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has no float64 by default")
+def test_float64_stays_exact():
+    image = keras.Input((5,), dtype="float64", name="x")
+    model = keras.Model(image, layers.Dense(3, dtype="float64", name="dense")(image))
+    randomise(model)
+    kernel = np.random.default_rng(0).normal(size=(5, 3))
+    model.get_layer("dense").kernel.assign(kernel)
+    held = keras.ops.convert_to_numpy(model.get_layer("dense").kernel)
+    new = resect.adapt.channels(model, 7)
+    found = keras.ops.convert_to_numpy(new.get_layer("dense").kernel)
+    np.testing.assert_array_equal(found[:5], held)

@@ -94,3 +94,17 @@ def test_what_else_is_refused():
     with pytest.raises(AmbiguousError, match="2 inputs: 'one', 'other'"):
         resect.adapt.input_shape(model, (5,))
     assert resect.adapt.input_shape(model, (5,), at="other").output_shape == (None, 9)
+
+
+def test_an_input_keeps_its_flags():
+    x = keras.Input((4,), dtype="float32", name="x", optional=True)
+    other = keras.Input((4,), name="other")
+
+    class First(layers.Layer):
+        def call(self, one, two=None):
+            return one
+
+    model = keras.Model([other, x], First(name="first")(other, x), name="optional")
+    new = resect.adapt.input_shape(model, (6,), at="x")
+    assert new.get_layer("x").optional
+    assert new.get_layer("x").batch_shape == (None, 6)

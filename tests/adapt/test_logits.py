@@ -83,3 +83,19 @@ def test_a_model_without_one_is_refused():
         "  No output ends with a softmax or sigmoid: they come from 'logits' (Dense, linear).\n"
         "  They may be logits already."
     )
+
+
+def test_probabilities_that_are_read_inside_too_are_left():
+    features = keras.Input((6,), name="features")
+    kind = layers.Dense(3, activation="softmax", name="kind")(features)
+    model = keras.Model(features, [kind, layers.Dense(2, name="more")(kind)], name="twice")
+    with pytest.raises(EditError, match="'kind' makes an output, and 'kind' is read inside"):
+        resect.adapt.logits(model)
+
+
+def test_a_head_that_is_called_twice_is_left():
+    one, other = (keras.Input((6,), name=name) for name in ("one", "other"))
+    head = layers.Dense(3, activation="softmax", name="head")
+    model = keras.Model([one, other], [head(one), head(other)], name="siamese")
+    with pytest.raises(EditError, match="'head' is called several times"):
+        resect.adapt.logits(model)

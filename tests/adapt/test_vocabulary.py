@@ -9,7 +9,7 @@ from keras import layers
 
 import resect
 from resect.adapt import Rule, Vocabulary, register, rule_of
-from resect.errors import AmbiguousError, EditError
+from resect.errors import AmbiguousError, EditError, ShapeError
 from tests.adapt.models import language, run
 from tests.common import mlp, randomise
 from tests.surgery import assert_surgery
@@ -90,3 +90,28 @@ def test_a_class_of_the_users_own_needs_a_rule():
     register(Words, rule)
     new = resect.adapt.vocabulary(model, 12)
     np.testing.assert_array_equal(run(new, IDS), run(model, IDS))
+
+
+def test_variables_of_one_name_are_not_confused():
+    """As in KerasHub's `TokenAndPositionEmbedding`: two parts, each with its `embeddings`."""
+
+    class Both(layers.Layer):
+        def __init__(self, words: int, **kwargs):
+            super().__init__(**kwargs)
+            self.words = words
+            self.one, self.two = layers.Embedding(words, 4), layers.Embedding(words, 4)
+
+        def build(self, shape):
+            self.one.build(shape)
+            self.two.build(shape)
+
+        def call(self, ids):
+            return self.one(ids) + self.two(ids)
+
+        def get_config(self):
+            return {**super().get_config(), "words": self.words}
+
+    register(Both, Rule(words={"embeddings": 0}, vocabulary="words"))
+    model = keras.Sequential([keras.Input((5,), dtype="int32"), Both(11, name="both")])
+    with pytest.raises(ShapeError, match="several of its variables are called embeddings"):
+        resect.adapt.vocabulary(randomise(model), 12)

@@ -11,7 +11,7 @@ import numpy as np
 
 from resect.edits.replace import accepted
 from resect.graph import Call, Graph, Layer, Ref, Shape
-from resect.keras_graph.making import changed_layer, input_layer
+from resect.keras_graph.making import changed_layer, resized_input
 from resect.lookup import resolve
 from resect.select import Place, Where
 
@@ -118,8 +118,14 @@ def with_input(graph: Graph, call: Call, shape: Shape) -> Graph:
     node = graph.nodes[call]
     assert node.outputs is not None
     spec = node.outputs[0]._replace(shape=shape)
-    layer = input_layer(call.layer, spec)
+    layer = resized_input(graph.layer(call), shape)
     node = dataclasses.replace(node, outputs=(spec,), tensors=())
     return graph.evolve(
         layers={**graph.layers, call.layer: layer}, nodes={**graph.nodes, call: node}
     )
+
+
+def as_float(values: Any) -> np.ndarray:
+    """The values of a variable, to compute with: narrow floats as float32, float64 as it is."""
+    array = np.asarray(values)
+    return array if array.dtype == np.float64 else array.astype("float32")

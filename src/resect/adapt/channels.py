@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 import keras
 import numpy as np
 
-from resect.adapt.base import Changed, change_layers, with_input
+from resect.adapt.base import Changed, as_float, change_layers, with_input
 from resect.adapt.rules import rule_of, treats_channels_alike
 from resect.edits.base import Edit, only_input, quoted
 from resect.errors import EditError
@@ -179,14 +179,14 @@ def _mixed(name: str, axis: int, n: int, how: How) -> Callable[[Mapping[str, Any
     """From the old weights for the input channels to the new."""
 
     def value(old: Mapping[str, Any]) -> np.ndarray:
-        kernel = np.asarray(old[name], "float32")
+        kernel = as_float(old[name])
         if how == "sum":
             return kernel.sum(axis=axis, keepdims=True)
         if how == "spread":
             return np.repeat(kernel / n, n, axis=axis)
         shape = list(kernel.shape)
         shape[axis] = n - kernel.shape[axis]
-        return np.concatenate([kernel, np.zeros(shape, "float32")], axis=axis)
+        return np.concatenate([kernel, np.zeros(shape, kernel.dtype)], axis=axis)
 
     return value
 

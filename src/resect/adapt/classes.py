@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from resect.adapt.base import Changed, change_layers, initialised, producer
+from resect.adapt.base import Changed, as_float, change_layers, initialised, producer
 from resect.adapt.rules import rule_of, treats_channels_alike
 from resect.edits.base import Edit, only_output, quoted
 from resect.errors import EditError
@@ -21,9 +21,9 @@ from resect.select import Place, Where
 
 # Behind the layer whose outputs are the classes: what leaves the classes what they are.
 _BEHIND = (
-    keras.layers.Softmax, keras.layers.Flatten, keras.layers.GlobalAveragePooling1D,
-    keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling1D,
-    keras.layers.GlobalMaxPooling2D,
+    keras.layers.Activation, keras.layers.Softmax, keras.layers.Flatten,
+    keras.layers.GlobalAveragePooling1D, keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalMaxPooling1D, keras.layers.GlobalMaxPooling2D,
 )  # fmt: skip
 _OPERATIONS = {"Softmax", "LogSoftmax", "Sigmoid", "LogSigmoid"}
 
@@ -139,12 +139,12 @@ def _columns(
     """From the old values of a variable to the new: the kept columns, then fresh ones."""
 
     def value(old: Mapping[str, Any]) -> Any:
-        stay = np.take(np.asarray(old[name], "float32"), kept, axis=axis)
+        stay = np.take(as_float(old[name]), kept, axis=axis)
         if total == len(kept):
             return stay
         shape = list(stay.shape)
         shape[axis] = total
-        new = initialised(initializer, tuple(shape))
+        new = initialised(initializer, tuple(shape)).astype(stay.dtype)
         where = [slice(None)] * new.ndim
         where[axis] = slice(0, len(kept))
         new[tuple(where)] = stay

@@ -12,7 +12,7 @@ from resect.adapt.base import Changed, change_layers, producer
 from resect.edits import Remove
 from resect.edits.base import Edit
 from resect.errors import EditError
-from resect.graph import Graph, Layer
+from resect.graph import Call, Graph, Layer
 from resect.options import Weights
 from resect.plan import plan
 from resect.select import Place
@@ -47,6 +47,8 @@ class Logits(Edit):
                 "They may be logits already.",
             )
         for place in final:
+            _check_ends(graph, place)
+        for place in final:
             graph = self._without(graph, place)
         return graph
 
@@ -56,6 +58,21 @@ class Logits(Edit):
             linear = Changed(lambda config: {**config, "activation": "linear"})
             return change_layers(graph, [place], lambda _: linear)
         return Remove(place.spelling(graph)).apply(graph)
+
+
+def _check_ends(graph: Graph, place: Place) -> None:
+    """Refuses a call whose output, or whose layer, is used for something else too."""
+    calls = [*map(Call, place.path), place.call]
+    for depth, call in enumerate(calls):
+        nested = graph.at(place.path[:depth])
+        if nested.is_shared(call.layer) or nested.consumers(call):
+            how = "is called several times" if nested.is_shared(call.layer) else "is read inside"
+            raise EditError(
+                f"'{place.spelling(graph)}' makes an output, and '{call.layer}' {how}: without its "
+                "activation something else would change too.",
+                "Take that off first, or replace the activation by hand.",
+                place.spelling(graph),
+            )
 
 
 def _has_argument(layer: Layer) -> bool:

@@ -47,11 +47,10 @@ _RULES: dict[Any, Rule] = {
     layers.SeparableConv1D: _SEPARABLE,
     layers.SeparableConv2D: _SEPARABLE,
     layers.Embedding: Rule(words={"embeddings": 0}, vocabulary="input_dim"),
-    # Of KerasHub, or newer than the oldest Keras, and so by name.
+    # Newer than the oldest Keras, and in KerasHub too: by name.
     "ReversibleEmbedding": Rule(
         words={"embeddings": 0, "reverse_embeddings": 1}, vocabulary="input_dim"
     ),
-    "TokenAndPositionEmbedding": Rule(words={"embeddings": 0}, vocabulary="vocabulary_size"),
 }
 
 # Layers that treat every channel alike and leave their number as it is.
@@ -92,8 +91,16 @@ def rule_of(cls: type) -> Rule | None:
     return _RULES.get(cls) or _RULES.get(cls.__name__)
 
 
+def activation_is_over_channels(layer: Any) -> bool:
+    """Whether an `Activation` layer reads all channels for each, as a softmax does."""
+    name = getattr(layer.activation, "__name__", "")
+    return name in ("softmax", "log_softmax", "sparsemax")
+
+
 def treats_channels_alike(layer: Any) -> bool:
     """Whether a layer does the same to every channel, so that there may be more or fewer."""
+    if isinstance(layer, layers.Activation) and activation_is_over_channels(layer):
+        return False
     if isinstance(layer, layers.Rescaling):
         return all(isinstance(each, (int, float)) for each in (layer.scale, layer.offset))
     return type(layer) in _ALIKE

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from resect.adapt.base import Changed, change_layers, chosen_or_all, initialised
+from resect.adapt.base import Changed, as_float, change_layers, chosen_or_all, initialised
 from resect.adapt.rules import Rule, rule_of
 from resect.edits.base import Edit, quoted, spellings
 from resect.errors import AmbiguousError, EditError
@@ -95,7 +95,7 @@ class Vocabulary(Edit):
         """From the old values of a variable to the new: the old words, then new ones."""
 
         def value(old: Mapping[str, Any]) -> np.ndarray:
-            known = np.asarray(old[name], "float32")
+            known = as_float(old[name])
             shape = list(known.shape)
             shape[axis] = self.n - known.shape[axis]
             fresh = initialised(initializer, tuple(shape))

@@ -201,7 +201,15 @@ class Copier:
             if variable.name not in values:
                 continue
             how = values[variable.name]
-            new = made_variable(variable, None if how is None else how(old))
+            value = None if how is None else how(old)
+            if value is not None and value.shape != tuple(variable.shape):
+                raise CopyError(
+                    f"{_title(layer)} was to get a {variable.name} of the shape {value.shape}, and "
+                    f"needs {tuple(variable.shape)}.",
+                    "If its class has a rule of yours, correct the axes in it.",
+                    layer.name,
+                )
+            new = made_variable(variable, value)
             new._path = paths.get(variable.name, f"{layer.path}/{variable.name}")
             new.trainable = trainable.get(variable.name, variable.trainable)
             self.remember(variable, new)

@@ -307,8 +307,16 @@ class _Inference:
         """Every variable of a changed layer must be accounted for, before and after.
 
         Raises:
-            _MisfitError: One would be lost, or would start afresh unasked.
+            _MisfitError: One would be lost, or would start afresh unasked; or one that is to get
+                another value is quantized, or not the only one of its name.
         """
+        for specs in (variable_specs(layer.op), variable_specs(fresh)):
+            chosen = [v for v in specs if v.name in change.values]
+            if len({v.name for v in chosen}) != len(chosen):
+                raise _MisfitError(f"several of its variables are called {chosen[0].name}.")
+            for variable in chosen:
+                if "float" not in variable.dtype:
+                    raise _MisfitError(f"its {variable.name} is quantized ({variable.dtype}).")
         was = [v for v in variable_specs(layer.op) if v.name not in change.values]
         now = [v for v in variable_specs(fresh) if v.name not in change.values]
         if sorted(was) == sorted(now) and (was == now or len(set(was)) == len(was)):

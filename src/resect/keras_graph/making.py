@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from resect.errors import EditError, SurgeryError
-from resect.graph import Change, Layer, Spec
+from resect.graph import Change, Layer, Shape, Spec
 from resect.keras_graph import private
 from resect.keras_graph.copying import Copier
 from resect.keras_graph.reading import has_graph, read
@@ -144,3 +144,9 @@ def input_layer(name: str, spec: Spec) -> Layer:
     """The layer of an input that a cut makes, for tensors of a given spec."""
     template = keras.layers.InputLayer(batch_shape=spec.shape, dtype=spec.dtype, name=name)
     return Layer(name, template, type(template), origin="new")
+
+
+def resized_input(layer: Layer, shape: Shape) -> Layer:
+    """An input like another, of another shape: its dtype, `optional` and `sparse` stay."""
+    template = type(layer.op).from_config({**layer.op.get_config(), "batch_shape": shape})
+    return Layer(layer.name, template, type(template), origin="new")

@@ -34,12 +34,14 @@ __all__ = [
     "InputLayer",
     "Node",
     "Tracker",
+    "call_lists",
     "compute_output_spec",
     "deep_recursion",
     "fresh_names",
     "garbage_collection_paused",
     "get_keras_mask",
     "in_stateless_scope",
+    "maker_of",
     "set_keras_mask",
     "uninitialised_variables",
 ]
@@ -75,6 +77,16 @@ COMPILED_ONLY = frozenset(
 
 # Before Keras 3.14 a model's input cannot be its output as it stands: something must read it.
 INPUTS_MUST_BE_READ = tuple(int(part) for part in keras.__version__.split(".")[:2]) < (3, 14)
+
+
+def call_lists(operation: Any) -> tuple[list[Any], list[Any]]:
+    """The calls that an operation made, and those that read it, as Keras keeps them."""
+    return operation._inbound_nodes, operation._outbound_nodes
+
+
+def maker_of(tensor: Any) -> Any:
+    """The operation that a symbolic tensor came from."""
+    return tensor._keras_history.operation
 
 
 @contextlib.contextmanager
