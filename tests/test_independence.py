@@ -271,3 +271,30 @@ def test_a_layer_with_weights_is_inserted_with_them_and_independently():
     assert_equal([new.get_layer("more").get_weights()[0]], [kernel])
     train(new)
     assert_equal([layer.get_weights()[0]], [kernel])
+
+
+class Bags(layers.Layer):
+    """A layer with a container of each kind."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.tags, self.fixed = {"a", "b"}, frozenset({1, 2})
+        self.order, self.table = [3, 1, 2], {"one": [1], "two": (2,)}
+        self.parts = [layers.Dense(3, name="part")]
+
+    def call(self, inputs: Any) -> Any:
+        return self.parts[0](inputs)
+
+
+@pytest.mark.parametrize("weights", ["copy", "share"])
+def test_a_copy_has_containers_of_its_own(weights: Any):
+    source = Bags(name="bags")
+    model = keras.Sequential([keras.Input((3,)), source], name="bagged")
+    new = resect.clone(model, weights=weights).get_layer("bags")
+    assert (new.tags, new.fixed) == ({"a", "b"}, frozenset({1, 2}))
+    new.tags.add("c")
+    new.order.append(4)
+    new.table["one"].append(2)
+    assert (source.tags, source.order, source.table["one"]) == ({"a", "b"}, [3, 1, 2], [1])
+    assert new.parts is not source.parts
+    assert new.parts[0] is not source.parts[0]

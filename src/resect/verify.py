@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from rich.table import Table
 from resect import oracle
 from resect.errors import Problem, TraceError, VerificationError, raise_all
 from resect.graph import Call, Graph, Shape, Spec
-from resect.keras_graph.reading import has_graph, read
+from resect.keras_graph.reading import has_graph, read, recorded_tensors
 from resect.keras_graph.snapshots import Snapshot, same_value
 from resect.keras_graph.tracing import place_of_call, trace
 from resect.text import rendered
@@ -199,9 +199,13 @@ def _own_graph(model: Any) -> Graph:
 
 
 def _structural(graph: Graph, model: Any) -> Iterator[Check]:
-    planned = dict(_specs(graph))
+    planned = dict(_planned(graph))
     paths = {path for path, _ in graph.walk()}  # not those of models that were put in unbuilt
-    written = dict(_specs(read(model), paths))
+    written = {
+        (path, call, i): (tuple(tensor.shape), str(tensor.dtype))
+        for path, call, i, tensor in recorded_tensors(model)
+        if path in paths
+    }
     differing = []
     if planned != written:
         differing = [
@@ -218,13 +222,9 @@ def _structural(graph: Graph, model: Any) -> Iterator[Check]:
 _Key = tuple[tuple[str, ...], Call, int]
 
 
-def _specs(
-    graph: Graph, paths: Container[tuple[str, ...]] | None = None
-) -> Iterator[tuple[_Key, tuple[Shape, str]]]:
+def _planned(graph: Graph) -> Iterator[tuple[_Key, tuple[Shape, str]]]:
     """Shape and dtype of every tensor of the graph and of those nested in it."""
     for path, nested in graph.walk():
-        if paths is not None and path not in paths:
-            continue
         for call, node in nested.nodes.items():
             for i, spec in enumerate(node.outputs or ()):
                 yield (path, nested.made[call], i), (spec.shape, spec.dtype)

@@ -294,10 +294,7 @@ class Copier:
         return None if type(value) in _ATOMIC_EXACT else self._copier(value)
 
     def _emptied(self, value: Any) -> Any:
-        new = type(value)()
-        if hasattr(value, "tracker"):
-            new.tracker = self._value(value.tracker)
-        return new
+        return self._with_tracker(value, _empty(type(value)))
 
     def _torch_modules(self, value: Any) -> Any:
         return self._dict({k: v for k, v in value.items() if k != "_torch_params"})
@@ -355,15 +352,14 @@ class Copier:
     def _tracker(self, value: Any) -> Any:
         new = private.Tracker({}, value.exclusions)
         self.remember(value, new)
-        new.config = {
-            name: (test, self._value(store)) for name, (test, store) in value.config.items()
-        }
-        new.stored_ids = {
-            name: {id(self._value(item)) for item in store if id(item) in value.stored_ids[name]}
-            if store
-            else set()
-            for name, (_, store) in value.config.items()
-        }
+        for name, (test, store) in value.config.items():
+            copied, stored = self._value(store), value.stored_ids[name]
+            new.config[name] = (test, copied)
+            new.stored_ids[name] = {
+                id(its_copy)
+                for item, its_copy in zip(store, copied, strict=True)
+                if id(item) in stored
+            }
         new.locked = value.locked
         new._lock_violation_msg = value._lock_violation_msg
         return new
@@ -372,7 +368,7 @@ class Copier:
         kind = type(value)
         if _is_wrapper(kind):
             return kind([self._value(item) for item in value])
-        new = kind()
+        new = _empty(kind)
         self.remember(value, new)
         if value:
             list.extend(new, [self._value(item) for item in value])
@@ -385,7 +381,7 @@ class Copier:
         if issubclass(kind, collections.defaultdict):
             new: Any = collections.defaultdict(value.default_factory)
         else:
-            new = kind()
+            new = _empty(kind)
         self.remember(value, new)
         for key, item in value.items():
             copied = item if type(item) in _ATOMIC_EXACT else self._value(item)
@@ -393,9 +389,12 @@ class Copier:
         return new if kind is dict else self._with_tracker(value, new)
 
     def _set(self, value: Any) -> Any:
-        new = type(value)()
-        set.update(new, {self._value(item) for item in value})
+        new = _empty(type(value))
+        set.update(new, [self._value(item) for item in value])
         return self._with_tracker(value, new)
+
+    def _frozenset(self, value: Any) -> Any:
+        return type(value)(self._value(item) for item in value)
 
     def _with_tracker(self, value: Any, new: Any) -> Any:
         tracker = getattr(value, "tracker", _ABSENT)
@@ -502,7 +501,8 @@ _COPIERS: list[tuple[Any, Callable[[Copier, Any], Any]]] = [
     (keras.KerasTensor, Copier._keras_tensor),
     (list, Copier._list),
     (dict, Copier._dict),
-    ((set, frozenset), Copier._set),
+    (set, Copier._set),
+    (frozenset, Copier._frozenset),
     (tuple, Copier._tuple),
     (types.MethodType, Copier._method),
     (types.FunctionType, Copier._function),
@@ -521,6 +521,11 @@ def _other_copier(value: Any) -> _How:
     if isinstance(value, _SETTINGS) or _is_plain_keras(kind) or dataclasses.is_dataclass(kind):
         return Copier._settings
     return Copier._unknown
+
+
+def _empty(kind: Any) -> Any:
+    """An empty container; Keras's own without their constructors, which take their time."""
+    return kind.__new__(kind) if kind in private.TRACKED else kind()
 
 
 @functools.cache

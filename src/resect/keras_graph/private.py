@@ -23,11 +23,12 @@ from keras.src.layers.core.input_layer import InputLayer
 from keras.src.models.functional import Functional
 from keras.src.ops.function import Function
 from keras.src.ops.node import Node
-from keras.src.utils.tracking import Tracker
+from keras.src.utils.tracking import TrackedDict, TrackedList, TrackedSet, Tracker
 
 __all__ = [
     "FRESH_LISTS",
     "INPUTS_MUST_BE_READ",
+    "TRACKED",
     "UNCOMPILED",
     "Function",
     "Functional",
@@ -51,6 +52,9 @@ __all__ = [
 FRESH_LISTS = frozenset(
     {"_inbound_nodes", "_outbound_nodes", "_losses", "_loss_ids", "_losses_override"}
 )
+
+# Containers that tell their layer what is put into them.
+TRACKED: frozenset[Any] = frozenset({TrackedDict, TrackedList, TrackedSet})
 
 # What `compile` and `fit` leave on a model. Copies of models start uncompiled; the compile state
 # of the outermost model is carried on purpose, by `training`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import keras
@@ -116,27 +116,13 @@ class _Reader:
 
     def _read(self, model: Any) -> Graph:
         function = _function_of(model)
-        recorded = [
-            node
-            for depth in sorted(function._nodes_by_depth, reverse=True)
-            for node in function._nodes_by_depth[depth]
-        ]
-        # A layer may have been called outside this model too: its calls in it are numbered afresh.
-        own = {id(node) for node in recorded}
-        index_of: dict[int, int] = {}
-        for operation in {id(n.operation): n.operation for n in recorded}.values():
-            calls = (id(n) for n in operation._inbound_nodes if id(n) in own)
-            index_of.update({key: i for i, key in enumerate(calls)})
-        return self._build(model, function, recorded, index_of)
+        return self._build(model, function, _recorded(function))
 
-    def _build(
-        self, model: Any, function: Any, recorded: list[Any], index_of: dict[int, int]
-    ) -> Graph:
-        calls = {id(n): Call(n.operation.name, index_of[id(n)]) for n in recorded}
+    def _build(self, model: Any, function: Any, recorded: list[tuple[Call, Any]]) -> Graph:
         refs = {
-            id(tensor): Ref(calls[id(n)], i) for n in recorded for i, tensor in enumerate(n.outputs)
+            id(tensor): Ref(call, i) for call, n in recorded for i, tensor in enumerate(n.outputs)
         }
-        specs = {id(t): spec for n in recorded for t, spec in self._specs(n, refs)}
+        specs = {id(t): spec for _, n in recorded for t, spec in self._specs(n, refs)}
 
         def as_refs(structure: Any) -> Any:
             kind = type(structure)  # the common kinds by hand: Keras's own walk takes its time
@@ -149,10 +135,10 @@ class _Reader:
             return keras.tree.map_structure(lambda leaf: refs.get(id(leaf), leaf), structure)
 
         nodes = {}
-        for n in recorded:
+        for call, n in recorded:
             args, kwargs = as_refs(n.arguments.args), as_refs(n.arguments.kwargs)
-            nodes[calls[id(n)]] = Node(
-                call=calls[id(n)],
+            nodes[call] = Node(
+                call=call,
                 args=args,
                 kwargs=kwargs,
                 outputs=tuple(specs[id(tensor)] for tensor in n.outputs),
@@ -160,9 +146,9 @@ class _Reader:
                 tensors=tuple(n.outputs),
             )
         layers = {}
-        for n in recorded:
-            if n.operation.name not in layers:
-                layers[n.operation.name] = self._layer(n.operation)
+        for call, n in recorded:
+            if call.layer not in layers:
+                layers[call.layer] = self._layer(n.operation)
         return Graph(
             name=model.name,
             kind=_PLAIN.get(type(model), type(model).__name__),
@@ -196,6 +182,41 @@ class _Reader:
             cls=type(operation),
             graph=self.graph(operation) if _is_nested(operation) else None,
         )
+
+
+def _recorded(function: Any) -> list[tuple[Call, Any]]:
+    """Keras's nodes of a model in topological order, as calls.
+
+    A layer may have been called outside this model too: its calls in it are numbered afresh.
+    """
+    by_depth = function._nodes_by_depth
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    own = {id(node) for node in nodes}
+    number_of: dict[int, int] = {}
+    for operation in {id(n.operation): n.operation for n in nodes}.values():
+        calls = (id(n) for n in operation._inbound_nodes if id(n) in own)
+        number_of.update({key: i for i, key in enumerate(calls)})
+    return [(Call(n.operation.name, number_of[id(n)]), n) for n in nodes]
+
+
+def recorded_tensors(
+    model: Any, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Call, int, Any]]:
+    """Every symbolic tensor of a model and of those nested in it, without making a graph.
+
+    Yields:
+        The path of layer names that leads to its model, the call that makes it, which of the
+        outputs of that it is, and the tensor.
+    """
+    waiting = [(path, model)]
+    while waiting:
+        path, model = waiting.pop()
+        nested: dict[str, Any] = {}
+        for call, node in _recorded(_function_of(model)):
+            yield from ((path, call, i, tensor) for i, tensor in enumerate(node.outputs))
+            if _is_nested(node.operation):
+                nested[call.layer] = node.operation
+        waiting += [((*path, name), inner) for name, inner in nested.items()]
 
 
 def _is_nested(operation: Any) -> bool:

@@ -313,9 +313,11 @@ class _Writer:
         """Gives symbolic outputs the masks that Keras would give them, for later calls."""
         first = args[0] if args else next(iter(kwargs.values()), None)
         previous = kwargs.get("mask")
-        if previous is None:
-            previous = keras.tree.map_structure(private.get_keras_mask, first)
         had = any(spec.masked for spec in node.outputs or ())
+        if previous is None:
+            previous = _masks(first)
+        if not had and previous is None:
+            return
         has = any(mask is not None for mask in keras.tree.flatten(previous))
         if (had or has) and operation.supports_masking:
             operation._set_mask_metadata(first, outputs, previous)
@@ -346,6 +348,13 @@ def _input_tensor(operation: Any, node: Node) -> Any:
     operation._input_tensor = tensor
     private.Node(operation, (), {}, tensor)
     return tensor
+
+
+def _masks(structure: Any) -> Any:
+    """The masks that Keras knows of symbolic tensors, in their structure."""
+    if type(structure) is keras.KerasTensor:  # nearly always, and the walk takes its time
+        return private.get_keras_mask(structure)
+    return keras.tree.map_structure(private.get_keras_mask, structure)
 
 
 def _sparse(node: Node, index: int) -> bool:
