@@ -1,4 +1,4 @@
-"""Trains a small network on real images, edits it five ways, and trains on: `make demo`.
+"""Trains a small network on real images, edits it six ways, and trains on: `make demo`.
 
     python examples/demo.py             less than a minute on two cores
     python examples/demo.py --epochs 1  a quick look
@@ -65,6 +65,7 @@ class Demo:
         for edit in (self.new_head, self.fewer_blocks, self.dropout, self.other_activation):
             edit()
         self.cut_in_two()
+        self.colours()
         self.untouched()
         self.console.print(self.table())
         seconds = time.perf_counter() - begin
@@ -85,7 +86,7 @@ class Demo:
         after = score(twin, self.test.x, self.test.y)
         self.rows.append(Row("not edited", (accuracy, after), self.model))
 
-    # The five edits
+    # The six edits
 
     def new_head(self) -> None:
         self.title("1. The head off, a new head on: is the digit odd?")
@@ -127,6 +128,15 @@ class Demo:
         after = score(tail, test_features, self.test.y)
         self.done(Row("the tail of a split", (before, after), tail))
 
+    def colours(self) -> None:
+        self.title("6. Grayscale to RGB: the digits are written in coloured ink from now on")
+        plan = resect.plan(self.model).then(resect.adapt.Channels(3))
+        new = self.applied(plan)
+        gray = np.repeat(self.test.x, 3, axis=-1)
+        difference = np.abs(new.predict(gray, verbose=0) - self.logits).max()
+        self.console.print(f"\nOn gray images as before, but for {difference:.1g} in the logits.")
+        self.train_on("three channels for one", new, images=digits.in_colour)
+
     # What each edit has in common
 
     def edit(
@@ -142,12 +152,34 @@ class Demo:
             plan: The plan.
             answers: What the edited model is to say, given the digits.
         """
+        self.train_on(name, self.applied(plan), answers=answers)
+
+    def applied(self, plan: resect.Plan) -> keras.Model:
+        """Prints a plan, applies it and verifies the result."""
         self.console.print(str(plan), markup=False)
         new = plan.apply()
         self.verify(new, plan)
-        before = score(new, self.test.x, answers(self.test.y))
-        fit(new, self.train.x, answers(self.train.y), self.more_epochs)
-        after = score(new, self.test.x, answers(self.test.y))
+        return new
+
+    def train_on(
+        self,
+        name: str,
+        new: keras.Model,
+        images: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+        answers: Callable[[np.ndarray], np.ndarray] = lambda y: y,
+    ) -> None:
+        """Trains an edited model, and notes how well it reads before and after.
+
+        Args:
+            name: What the last table calls it.
+            new: The edited model.
+            images: What it is shown, given the images.
+            answers: What it is to say, given the digits.
+        """
+        test, train = images(self.test.x), images(self.train.x)
+        before = score(new, test, answers(self.test.y))
+        fit(new, train, answers(self.train.y), self.more_epochs)
+        after = score(new, test, answers(self.test.y))
         self.done(Row(name, (before, after), new))
 
     def verify(self, new: keras.Model, plan: resect.Plan) -> None:
@@ -171,7 +203,7 @@ class Demo:
         self.console.rule(text, align="left", characters="-")
 
     def table(self) -> Table:
-        table = Table(title="\nOne trained network, five edits", title_justify="left", box=None)
+        table = Table(title="\nOne trained network, six edits", title_justify="left", box=None)
         table.add_column("model")
         for column in ("accuracy, as edited", "trained on", "parameters", "size of the weights"):
             table.add_column(column, justify="right")

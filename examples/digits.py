@@ -34,6 +34,12 @@ def load() -> tuple[Images, Images]:
     return Images(x, y), Images(x_test, y_test)
 
 
+def in_colour(x: np.ndarray) -> np.ndarray:
+    """The same digits in inks of random colours, always the same ones: `(images, 8, 8, 3)`."""
+    inks = np.random.default_rng(0).uniform(0, 1, (len(x), 1, 1, 3)).astype("float32")
+    return x * inks
+
+
 def network(filters: int = 24) -> keras.Model:
     """A residual network of three blocks, compiled and not trained.
 

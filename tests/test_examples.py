@@ -12,16 +12,16 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @pytest.mark.slow
-def test_the_demo_makes_five_edits_and_says_what_came_of_them(
+def test_the_demo_makes_six_edits_and_says_what_came_of_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.syspath_prepend(EXAMPLES)
     importlib.import_module("demo").main(["--epochs", "1"])
     printed = capsys.readouterr().out
     assert (
-        printed.count("\nPlan for Functional 'digits'\n") == 6
+        printed.count("\nPlan for Functional 'digits'\n") == 7
     )  # a plan for each half of the split
-    assert printed.count("\nVerified ") == 6
+    assert printed.count("\nVerified ") == 7
     assert "FAILED" not in printed
-    table = printed.partition("One trained network, five edits")[2]
-    assert len(re.findall(r"\d% +\d+\.\d% +[\d,]+ +\d+ kB", table)) == 6
+    table = printed.partition("One trained network, six edits")[2]
+    assert len(re.findall(r"\d% +\d+\.\d% +[\d,]+ +\d+ kB", table)) == 7
