@@ -15,7 +15,7 @@ from resect.cut import passed_on
 from resect.edits.base import Edit, not_empty, quoted, spellings
 from resect.errors import EditError, NoMatchError
 from resect.graph import Call, Graph, Layer, Node, Ref, refs
-from resect.keras_graph.copying import parts_of
+from resect.keras_graph.reading import sublayers
 from resect.lookup import resolve
 from resect.options import Weights
 from resect.plan import plan
@@ -249,7 +249,7 @@ def _why_kept(graph: Graph, place: Place) -> str:
     parents = [cls.__name__ for cls in layer.cls.__mro__[1:] if cls in _REGISTER]
     if parents:
         return f"{layer.kind} is a subclass of {parents[0]} that is not registered"
-    inside = [part.name for part in parts_of(op)[1:] if is_training_only(part)]
+    inside = [part.name for part in sublayers(op) if is_training_only(part)]
     return f"it holds {', '.join(map(repr, inside))}, a part of what it is" if inside else ""
 
 

@@ -30,6 +30,7 @@ import numpy as np
 from resect.errors import CopyError, SurgeryError
 from resect.graph import Change
 from resect.keras_graph import private
+from resect.keras_graph.reading import parts_of
 from resect.keras_graph.state import (
     carry_flags,
     carry_state,
@@ -565,11 +566,6 @@ def _config_of(rule: Any) -> Any:
 def _without(layer: Any, names: Container[str]) -> list[Any]:
     """The variables of a layer, but for some."""
     return [v for v in getattr(layer, "variables", ()) if v.name not in names]
-
-
-def parts_of(layer: Any) -> list[Any]:
-    """A layer and the layers inside it; a raw operation has none."""
-    return layer._flatten_layers() if isinstance(layer, keras.Layer) else []
 
 
 def _build_like(layer: Any, new: Any) -> None:

@@ -45,9 +45,14 @@ def has_graph(model: Any) -> bool:
     return isinstance(model, private.Function)
 
 
+def parts_of(layer: Any) -> list[Any]:
+    """A layer and the layers that it is made of, at any depth; a raw operation has none."""
+    return layer._flatten_layers() if isinstance(layer, keras.Layer) else []
+
+
 def sublayers(layer: Any) -> list[Any]:
-    """The layers that a layer is made of, at any depth; a raw operation has none."""
-    return layer._flatten_layers(include_self=False) if isinstance(layer, keras.Layer) else []
+    """The layers that a layer is made of, at any depth."""
+    return parts_of(layer)[1:]
 
 
 def _function_of(model: Any) -> Any:
