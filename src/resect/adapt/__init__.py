@@ -20,6 +20,7 @@ name that makes a plan of that one edit and applies it.
     preprocessing        out of the model (take_preprocessing_out), into it (put_preprocessing_in)
     stack                one model behind another
     strip                layers that only training needs, taken out; training_only registers a class
+    transfer             the weights of another model, wherever a layer stands for another; align
     vocabulary           more words in an embedding
 
 Every function says in its docstring what is preserved and what is not. `register` gives a layer
@@ -47,6 +48,7 @@ from resect.adapt.preprocessing import (
 )
 from resect.adapt.rules import Rule, register, rule_of
 from resect.adapt.strip import Strip, strip, training_only
+from resect.adapt.transfer import Transfer, align, transfer
 from resect.adapt.vocabulary import Vocabulary, vocabulary
 from resect.edits import EDITS
 
@@ -96,9 +98,11 @@ __all__ = [
     "Rule",
     "Stack",
     "Strip",
+    "Transfer",
     "Vocabulary",
     "WithoutPreprocessing",
     "activations",
+    "align",
     "channels",
     "classes",
     "configure",
@@ -119,5 +123,6 @@ __all__ = [
     "strip",
     "take_preprocessing_out",
     "training_only",
+    "transfer",
     "vocabulary",
 ]
