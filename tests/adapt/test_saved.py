@@ -29,6 +29,7 @@ def rescaled() -> keras.Model:
 PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
     "activations": (mlp, adapt.Activations((("relu", "tanh"),))),
     "activations_where": (cnn, adapt.Activations((("relu", "silu"),), layers.Conv2D)),
+    "cbam": (cnn, adapt.Cbam(layers.Conv2D, 2)),
     "channels": (cnn, adapt.Channels(3)),
     "classes": (mlp, adapt.Classes(5)),
     "classes_kept": (mlp, adapt.Classes(4, (2, 0), "logits")),
@@ -44,6 +45,7 @@ PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
     "outputs_only": (transfer, adapt.Outputs(("pool",), keep=False)),
     "preprocess": (mlp, adapt.Preprocess(layers.Rescaling(0.5), (6,), "float32")),
     "preprocessing": (rescaled, adapt.Preprocessing()),
+    "squeeze_excite": (transfer, adapt.SqueezeExcite("base/act", 2)),
     "strip": (transfer, adapt.Strip()),
     "vocabulary": (words, adapt.Vocabulary(60, new="mean")),
     "without_preprocessing": (rescaled, adapt.WithoutPreprocessing()),

@@ -4,6 +4,7 @@ Each adaptation is an edit, for use in a plan with `plan.then(...)`, and a funct
 name that makes a plan of that one edit and applies it.
 
     activations          other activations: layers, operations and arguments alike
+    cbam                 a convolutional block attention module behind calls
     channels             another number of input channels
     classes              another number of classes
     configure            settings: dropout rates, regularizers, dtype policies, trainable, …
@@ -18,6 +19,7 @@ name that makes a plan of that one edit and applies it.
     normalization        group or layer normalization instead of batch normalization
     outputs              only some of the outputs
     preprocessing        out of the model (take_preprocessing_out), into it (put_preprocessing_in)
+    squeeze_excite       squeeze-and-excitation behind calls
     stack                one model behind another
     strip                layers that only training needs, taken out; training_only registers a class
     transfer             the weights of another model, wherever a layer stands for another; align
@@ -28,6 +30,7 @@ class of one's own the rule by which its channels, classes or words may change i
 """
 
 from resect.adapt.activations import Activations, activations
+from resect.adapt.attention import Cbam, SqueezeExcite, cbam, squeeze_excite
 from resect.adapt.channels import Channels, channels
 from resect.adapt.classes import Classes, classes
 from resect.adapt.configure import Configure, configure
@@ -57,6 +60,7 @@ EDITS.update(
         cls.verb: cls
         for cls in (
             Activations,
+            Cbam,
             Channels,
             Classes,
             Configure,
@@ -71,6 +75,7 @@ EDITS.update(
             Outputs,
             Preprocess,
             Preprocessing,
+            SqueezeExcite,
             Stack,
             Strip,
             Vocabulary,
@@ -81,6 +86,7 @@ EDITS.update(
 
 __all__ = [
     "Activations",
+    "Cbam",
     "Channels",
     "Classes",
     "Configure",
@@ -96,6 +102,7 @@ __all__ = [
     "Preprocess",
     "Preprocessing",
     "Rule",
+    "SqueezeExcite",
     "Stack",
     "Strip",
     "Transfer",
@@ -103,6 +110,7 @@ __all__ = [
     "WithoutPreprocessing",
     "activations",
     "align",
+    "cbam",
     "channels",
     "classes",
     "configure",
@@ -119,6 +127,7 @@ __all__ = [
     "put_preprocessing_in",
     "register",
     "rule_of",
+    "squeeze_excite",
     "stack",
     "strip",
     "take_preprocessing_out",
