@@ -29,6 +29,7 @@ def rescaled() -> keras.Model:
 PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
     "activations": (mlp, adapt.Activations((("relu", "tanh"),))),
     "activations_where": (cnn, adapt.Activations((("relu", "silu"),), layers.Conv2D)),
+    "adapters": (transfer, adapt.Adapters("base/act", 3, freeze=True)),
     "cbam": (cnn, adapt.Cbam(layers.Conv2D, 2)),
     "channels": (cnn, adapt.Channels(3)),
     "classes": (mlp, adapt.Classes(5)),

@@ -4,6 +4,7 @@ Each adaptation is an edit, for use in a plan with `plan.then(...)`, and a funct
 name that makes a plan of that one edit and applies it.
 
     activations          other activations: layers, operations and arguments alike
+    adapters             bottleneck adapters behind calls, and everything else frozen
     cbam                 a convolutional block attention module behind calls
     channels             another number of input channels
     classes              another number of classes
@@ -30,6 +31,7 @@ class of one's own the rule by which its channels, classes or words may change i
 """
 
 from resect.adapt.activations import Activations, activations
+from resect.adapt.adapters import Adapters, adapters
 from resect.adapt.attention import Cbam, SqueezeExcite, cbam, squeeze_excite
 from resect.adapt.channels import Channels, channels
 from resect.adapt.classes import Classes, classes
@@ -60,6 +62,7 @@ EDITS.update(
         cls.verb: cls
         for cls in (
             Activations,
+            Adapters,
             Cbam,
             Channels,
             Classes,
@@ -86,6 +89,7 @@ EDITS.update(
 
 __all__ = [
     "Activations",
+    "Adapters",
     "Cbam",
     "Channels",
     "Classes",
@@ -110,6 +114,7 @@ __all__ = [
     "WithoutPreprocessing",
     "activations",
     "align",
+    "adapters",
     "cbam",
     "channels",
     "classes",

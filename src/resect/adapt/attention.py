@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import keras
 from keras import layers
@@ -147,7 +147,8 @@ class _Map:
     """
 
     def __init__(self, put: Putting, x: Ref, data_format: DataFormat | None) -> None:
-        self.data_format: DataFormat = data_format or data_format_at(put.graph, put.call)
+        found = data_format or data_format_at(put.graph, put.call)
+        self.data_format = found or cast(DataFormat, keras.config.image_data_format())
         self.channels = channels_at(put, x, self.data_format)
         self.dtype = policy_for(put, x)
         self.spec = put.spec(x)

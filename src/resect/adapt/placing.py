@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import keras
 
@@ -131,11 +131,11 @@ def policy_for(put: Putting, ref: Ref) -> str:
     return _MIXED.get(dtype, dtype)
 
 
-def data_format_at(graph: Graph, call: Call) -> DataFormat:
-    """Where the channels are in the output of a call.
+def data_format_at(graph: Graph, call: Call) -> DataFormat | None:
+    """Where the channels are in the output of a call, as the nearest layer before it says.
 
-    The nearest layer that says so on the way to the input is asked; the Keras configuration where
-    none does.
+    Returns:
+        `None` if none says so on the way to the input.
     """
     waiting, seen = [call], {call}
     while waiting:
@@ -148,11 +148,11 @@ def data_format_at(graph: Graph, call: Call) -> DataFormat:
             rank = len(graph.spec(Ref(at)).shape)
             return "channels_last" if axis in (-1, rank - 1) else "channels_first"
         if isinstance(layer, _RELAYING):
-            break
+            return None
         found = [ref.call for ref in graph.nodes[at].data_inputs if ref.call not in seen]
         waiting += found
         seen.update(found)
-    return cast(DataFormat, keras.config.image_data_format())
+    return None
 
 
 def channels_at(put: Putting, ref: Ref, data_format: DataFormat) -> int:
