@@ -82,6 +82,14 @@ class TestTheTool:
         text = "```python\nprint(1)\n```\n\nNow:\n\n```text\n3\n```\n"
         assert renewed(text) == text
 
+    def test_the_code_in_a_table_is_run(self):
+        table = "| need | code |\n| --- | --- |\n| a sum | `x = {}` |\n"
+        other = table.replace("code", "call").format("1 / 0")
+        printing = "```python\nprint(x)\n```\n\n```text\n```\n"
+        assert "```text\n3\n```" in renewed(f"{table.format('1 + 2')}\n{other}\n{printing}")
+        with pytest.raises(ZeroDivisionError):
+            renewed(table.format("1 / 0"))
+
     def test_an_error_is_an_error(self):
         with pytest.raises(ZeroDivisionError):
             renewed("```python\n1 / 0\n```\n")

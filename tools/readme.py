@@ -10,6 +10,7 @@ What a document can hold:
     ```text             right after it, is what it prints
     ```python raises    must raise an error, which the text after it shows
     <!-- ... -->        around a block: it is run and not shown
+    | ... | code | ...  a table with a column of this name: the code of each row is run
     <!-- excerpt: docs/benchmarks.md --> ... <!-- end of excerpt -->
                         is copied from there: what stands between <!-- readme --> and
                         <!-- end of readme -->, or else the first table
@@ -51,11 +52,13 @@ class Block:
         info: What stands behind the opening fence, such as `"python raises"`.
         start: Index of its first line, the fence left out.
         end: Index of the closing fence.
+        text: What it says.
     """
 
     info: str
     start: int
     end: int
+    text: str
 
 
 def documents() -> list[Path]:
@@ -81,8 +84,7 @@ def renewed(text: str) -> str:
         for block, following in zip(found, [*found[1:], None], strict=True):
             if not block.info.startswith("python"):
                 continue
-            code = "\n".join(lines[block.start : block.end]) + "\n"
-            printed = run(code, module, raises=block.info == "python raises")
+            printed = run(block.text, module, raises=block.info == "python raises")
             if following is not None and _is_output(lines, block, following):
                 outputs.append((following, printed))
     for block, printed in reversed(outputs):
@@ -96,16 +98,23 @@ def comparable(text: str) -> str:
 
 
 def blocks(lines: Sequence[str]) -> Iterator[Block]:
-    """The fenced blocks of a document."""
-    start, info = None, ""
+    """The fenced blocks of a document, and the code in its tables."""
+    start, info, column = None, "", None
     for i, line in enumerate(lines):
-        if not line.startswith("```"):
-            continue
-        if start is None:
-            start, info = i + 1, line.removeprefix("```").strip()
+        if line.startswith("```"):
+            if start is None:
+                start, info = i + 1, line.removeprefix("```").strip()
+            else:
+                yield Block(info, start, i, "\n".join(lines[start:i]) + "\n")
+                start = None
+        elif start is None and line.startswith("|"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if column is None:
+                column = cells.index("code") if "code" in cells else -1
+            elif column >= 0 and cells[column].startswith("`"):
+                yield Block("python", i, i + 1, cells[column].strip("`") + "\n")
         else:
-            yield Block(info, start, i)
-            start = None
+            column = None
 
 
 def run(code: str, module: types.ModuleType, *, raises: bool = False) -> list[str]:
