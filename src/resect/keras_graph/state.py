@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from resect.graph import VariableSpec
+from resect.keras_graph import private
 from resect.keras_graph.values import copied_tensor
 
 
@@ -124,3 +125,31 @@ def _carry_assets(layer: Any, new: Any) -> None:
             new.load_assets(folder)
     if isinstance(new, keras.layers.Normalization):
         new.finalize_state()
+
+
+def build_like(layer: Any, new: Any) -> None:
+    """Builds a re-created layer, sublayers first: their state may only be made there."""
+    if not isinstance(layer, keras.Layer):
+        return
+    if layer.built and not new.built:
+        for old_part, new_part in zip(layer._layers, new._layers, strict=False):
+            build_like(old_part, new_part)
+        new.build_from_config(layer.get_build_config() or {})
+
+
+def reference(layer: Any) -> Any:
+    """What the configuration of a layer alone makes of it, without values; `None` if nothing."""
+    if not isinstance(layer, keras.Layer):
+        return None
+    with private.uninitialised_variables():
+        try:
+            new = type(layer).from_config(layer.get_config())
+            build_like(layer, new)
+        except Exception:  # a layer of the user's own: there is nothing to compare with
+            return None
+    return new
+
+
+def title(layer: Any) -> str:
+    """A layer as error messages name it."""
+    return f"'{layer.name}' ({type(layer).__name__})"
