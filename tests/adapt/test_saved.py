@@ -26,6 +26,11 @@ def rescaled() -> keras.Model:
     return randomise(keras.Sequential(stack, name="rescaled"))
 
 
+def with_lora() -> keras.Model:
+    model = adapt.lora(mlp(), ["hidden", "logits"], 2)
+    return randomise(model)
+
+
 PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
     "activations": (mlp, adapt.Activations((("relu", "tanh"),))),
     "activations_where": (cnn, adapt.Activations((("relu", "silu"),), layers.Conv2D)),
@@ -40,6 +45,8 @@ PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
     "fully_convolutional": (cnn, adapt.Convolutional()),
     "input_shape": (transfer, adapt.InputShape((12, 10, 3))),
     "logits": (transfer, adapt.Logits()),
+    "lora": (mlp, adapt.Lora("hidden", 2, 3.0, freeze=True)),
+    "merge_lora": (with_lora, adapt.MergeLora()),
     "normalization": (transfer, adapt.Normalization("layer")),
     "normalization_out": (transfer, adapt.Normalization(None)),
     "outputs": (transfer, adapt.Outputs(("base/act",))),

@@ -16,6 +16,7 @@ name that makes a plan of that one edit and applies it.
     graft                a region of one model replaced by a region of another
     input_shape          another input size
     logits               the final softmax or sigmoid off
+    lora                 low-rank adaptation of layers, Keras's own; merge_lora: plain layers again
     merge                models side by side: an ensemble, or several heads
     normalization        group or layer normalization instead of batch normalization
     outputs              only some of the outputs
@@ -43,6 +44,7 @@ from resect.adapt.fold import FoldBatchNormalization, fold_batchnorm
 from resect.adapt.input_shape import InputShape, input_shape
 from resect.adapt.join import Graft, Merge, Stack, graft, merge, stack
 from resect.adapt.logits import Logits, logits
+from resect.adapt.lora import Lora, MergeLora, lora, merge_lora
 from resect.adapt.normalization import Normalization, normalization
 from resect.adapt.preprocessing import (
     Preprocess,
@@ -73,7 +75,9 @@ EDITS.update(
             Graft,
             InputShape,
             Logits,
+            Lora,
             Merge,
+            MergeLora,
             Normalization,
             Outputs,
             Preprocess,
@@ -100,7 +104,9 @@ __all__ = [
     "Graft",
     "InputShape",
     "Logits",
+    "Lora",
     "Merge",
+    "MergeLora",
     "Normalization",
     "Outputs",
     "Preprocess",
@@ -126,7 +132,9 @@ __all__ = [
     "graft",
     "input_shape",
     "logits",
+    "lora",
     "merge",
+    "merge_lora",
     "normalization",
     "outputs",
     "put_preprocessing_in",

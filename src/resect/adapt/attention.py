@@ -300,7 +300,7 @@ def cbam(
     >>> import keras, resect
     >>> stack = [keras.Input((8, 8, 3)), keras.layers.Conv2D(32, 3, name="conv")]
     >>> new = resect.adapt.cbam(keras.Sequential(stack), "conv")
-    >>> new.get_layer("conv_cbam_positions").kernel.shape
+    >>> tuple(new.get_layer("conv_cbam_positions").kernel.shape)
     (7, 7, 2, 1)
     """
     edit = Cbam(where, ratio, kernel_size, data_format)

@@ -26,11 +26,15 @@ class Changed(NamedTuple):
         config: From its configuration to the one that it is to have.
         values: How variables come to other values; see `resect.graph.Change`.
         cls: Its class, if it is to be of another.
+        built: What is done to it once it is built; see `resect.graph.Change`.
+        thawed: Names of variables with other values that are trained from now on; see there.
     """
 
     config: Callable[[Config], Config]
     values: Values | None = None
     cls: type | None = None
+    built: Callable[[Any], None] | None = None
+    thawed: frozenset[str] = frozenset()
 
 
 def change_layers(
@@ -61,7 +65,7 @@ def change_layers(
             if id(layer.op) not in done:
                 what = how(layer)
                 done[id(layer.op)] = what and changed_layer(
-                    layer, what.config, what.cls, what.values
+                    layer, what.config, what.cls, what.values, what.built, what.thawed
                 )
             if (changed := done[id(layer.op)]) is not None:
                 layers[name] = dataclasses.replace(changed, name=name)

@@ -103,6 +103,8 @@ class Asker:
                 return Outcome(self._specs(_shadow(layer.op)(*args, **kwargs)))
         with private.uninitialised_variables(), _without_states(fresh), _answering():
             outputs = self._specs(fresh(*args, **kwargs))
+            if layer.change is not None and layer.change.built is not None:
+                layer.change.built(fresh)
         if layer.change is not None:
             _check_change(layer, layer.change, fresh)
             return Outcome(outputs, fresh)
@@ -182,7 +184,7 @@ def _check_change(layer: Layer, change: Change, fresh: Any) -> None:
             another value is quantized, or not the only one of its name.
     """
     for specs in (variable_specs(layer.op), variable_specs(fresh)):
-        chosen = [v for v in specs if v.name in change.values]
+        chosen = [v for v in specs if change.values.get(v.name) is not None]
         if len({v.name for v in chosen}) != len(chosen):
             raise MisfitError(f"several of its variables are called {chosen[0].name}.")
         for variable in chosen:

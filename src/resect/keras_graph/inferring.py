@@ -233,6 +233,8 @@ class _Inference:
             return False
         if layer.graph is not None or self.ask.strings_changed(node):
             return False
+        if layer.change is not None and layer.change.built is not None:
+            return False
         try:
             afresh = dataclasses.replace(layer, origin="reinit", variables=None)
             outputs = self.ask.made_outputs(

@@ -77,6 +77,8 @@ def changed_layer(
     config: Callable[[dict[str, Any]], dict[str, Any]],
     cls: type | None = None,
     values: Mapping[str, Callable[[Mapping[str, Any]], Any] | None] | None = None,
+    built: Callable[[Any], None] | None = None,
+    thawed: frozenset[str] = frozenset(),
 ) -> Layer:
     """A layer of the graph that goes on with another configuration.
 
@@ -85,6 +87,8 @@ def changed_layer(
         config: From its configuration to that which it is to have.
         cls: The class that it is to be of, if another.
         values: As in `resect.graph.Change`.
+        built: Likewise; a layer that is new must not need it.
+        thawed: Likewise.
 
     Raises:
         EditError: It has no configuration, does not take the new one, or brings weights of its own.
@@ -109,8 +113,13 @@ def changed_layer(
         ) from error
     if layer.origin == "new":
         return replace(layer, op=template, cls=type(template), variables=None)
-    earlier = {} if layer.change is None else layer.change.values
-    change = Change(template, _then(earlier, values or {}))
+    earlier = layer.change or Change(None)
+    change = Change(
+        template,
+        _then(earlier.values, values or {}),
+        _both(earlier.built, built),
+        earlier.thawed | thawed,
+    )
     return replace(layer, cls=type(template), change=change, variables=None)
 
 
@@ -127,6 +136,19 @@ def _then(first: Mapping[str, Any], second: Mapping[str, Any]) -> Mapping[str, A
         return lambda old: how({**old, **{k: f(old) for k, f in first.items() if f is not None}})
 
     return {**first, **{k: None if how is None else after(how) for k, how in second.items()}}
+
+
+def _both(
+    first: Callable[[Any], None] | None, second: Callable[[Any], None] | None
+) -> Callable[[Any], None] | None:
+    if first is None or second is None:
+        return first or second
+
+    def both(layer: Any) -> None:
+        first(layer)
+        second(layer)
+
+    return both
 
 
 def needs_identity() -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from typing import Any
 
 import keras
@@ -41,8 +41,10 @@ def rebuild(copier: Attributes, layer: Any, skeleton: Any, change: Change | None
         copier.remember(target, copier.value(source))
         if change is not None and copier.values:
             _set_rules(copier, layer, target, copier.remembered(target))
-    if values and copier.values:
-        _revalue(copier, layer, skeleton, values)
+        if change is not None and change.built is not None:
+            _freeze(copier, layer, target, copier.remembered(target))
+    if change is not None and values and copier.values:
+        _revalue(copier, layer, skeleton, change)
     try:
         new = copier.instance(skeleton)
     except NotCopyableError as stopped:
@@ -55,7 +57,7 @@ def rebuild(copier: Attributes, layer: Any, skeleton: Any, change: Change | None
     if (plain := reference(layer)) is not None:
         carry_unrecorded(layer, new, plain)
     if change is not None and change.template.trainable != layer.trainable:
-        _set_trainable(copier, layer, new, change.template.trainable)
+        _set_trainable(copier, layer, new, change)
     for part, new_part in zip(parts_of(layer), parts_of(new), strict=change is None):
         if getattr(part, "states", None) is not None:
             vars(new_part)["states"] = copier.value(part.states)
@@ -77,14 +79,29 @@ def _set_rules(copier: Attributes, layer: Any, hollow: Any, variable: Any) -> No
         setattr(variable, name, rule)
 
 
-def _set_trainable(copier: Attributes, layer: Any, new: Any, trainable: bool) -> None:
+def _freeze(copier: Attributes, layer: Any, hollow: Any, variable: Any) -> None:
+    """Freezes a variable if the changed layer, once it is built, does not train it."""
+    if hollow.trainable or not variable.trainable:
+        return
+    if copier.weights == "share":
+        raise _not_shared(layer, f"its {variable.name} would be frozen")
+    if copier.values:
+        variable.trainable = False
+
+
+def _set_trainable(copier: Attributes, layer: Any, new: Any, change: Change) -> None:
+    trainable = change.template.trainable
+    if trainable and change.built is not None:  # for what is new in it; the rest stays frozen
+        new._trainable = True
+        return
     if copier.weights == "share" and layer.variables:
         raise _not_shared(layer, f"its variables would get trainable={trainable}")
     new.trainable = trainable
 
 
-def _revalue(copier: Attributes, layer: Any, skeleton: Any, values: Mapping[str, Any]) -> None:
+def _revalue(copier: Attributes, layer: Any, skeleton: Any, change: Change) -> None:
     """Makes the variables of a changed layer that do not simply keep their values."""
+    values = change.values
     old = {v.name: np.asarray(keras.ops.convert_to_numpy(v.value)) for v in layer.variables}
     paths = {v.name: v._path for v in layer.variables}
     trainable = {v.name: v.trainable for v in layer.variables}
@@ -101,8 +118,12 @@ def _revalue(copier: Attributes, layer: Any, skeleton: Any, values: Mapping[str,
                 layer.name,
             )
         new = made_variable(variable, value)
-        new._path = paths.get(variable.name, f"{layer.path}/{variable.name}")
-        new.trainable = trainable.get(variable.name, variable.trainable)
+        below = variable.path.removeprefix(f"{skeleton.path}/")
+        new._path = paths.get(variable.name, f"{layer.path}/{below}")
+        afresh = variable.trainable and change.template.trainable
+        new.trainable = trainable.get(variable.name, afresh)
+        if variable.name in change.thawed:
+            new.trainable = variable.trainable and layer.trainable
         copier.remember(variable, new)
 
 

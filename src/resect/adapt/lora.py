@@ -1,0 +1,332 @@
+"""Low-rank adaptation, by what Keras itself has for it, and back to plain layers."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from resect.adapt.base import Changed, as_float, change_layers, chosen_or_all
+from resect.adapt.freezing import frozen, operations
+from resect.edits.base import Edit, quoted, spellings
+from resect.errors import EditError
+from resect.graph import Change, Graph, Layer
+from resect.keras_graph.reading import sublayers
+from resect.lookup import resolve
+from resect.options import Weights
+from resect.plan import plan
+from resect.select import Place, Where
+
+#: The factors of what Keras has LoRA for, and what they are added to.
+_FACTORS = {
+    "kernel": ("lora_kernel_a", "lora_kernel_b"),
+    "embeddings": ("lora_embeddings_a", "lora_embeddings_b"),
+}
+_NAMES = frozenset(name for pair in _FACTORS.values() for name in pair)
+_AFRESH: Mapping[str, None] = dict.fromkeys(sorted(_NAMES))
+
+
+@dataclass(frozen=True)
+class Lora(Edit):
+    """Enables LoRA in layers.
+
+    Args:
+        where: The layers.
+        rank: Of the factors.
+        alpha: The factors' product counts `alpha / rank`.
+        parts: In layers that are made of layers: globs of the names of those that are meant.
+        freeze: Whether nothing but the factors is to be trained.
+    """
+
+    verb: ClassVar[str] = "lora"
+    where: Where
+    rank: int = 8
+    alpha: float | None = None
+    parts: tuple[str, ...] | None = None
+    freeze: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank must be at least 1, not {self.rank}.")
+
+    def describe(self) -> str:
+        alpha = "" if self.alpha is None else f", alpha {self.alpha:g}"
+        parts = "" if self.parts is None else f" ({', '.join(self.parts)})"
+        rest = ", and freeze everything else" if self.freeze else ""
+        return f"enable LoRA (rank {self.rank}{alpha}) in {quoted(self.where)}{parts}{rest}"
+
+    def pinned(self, graph: Graph) -> Edit:
+        places = resolve(self.where, graph)
+        return dataclasses.replace(self, where=spellings(places, graph))
+
+    def apply(self, graph: Graph) -> Graph:
+        places = resolve(self.where, graph)
+        for place in places:
+            _check_not_nested(graph, place)
+        changed = change_layers(graph, places, self._changed)
+        if not self.freeze:
+            return changed
+        chosen = {id(graph.at(p.path).layer(p.call).op) for p in places}
+        return frozen(changed, operations(graph) - chosen)
+
+    def _changed(self, layer: Layer) -> Changed:
+        if layer.origin not in ("kept", "rebuilt"):
+            raise EditError(
+                f"'{layer.name}' ({layer.kind}) has no trained weights yet.",
+                "Leave it out, or apply the plan so far first.",
+                layer.name,
+            )
+        targets = _parts(layer.op, self.parts)
+        if not targets:
+            raise EditError(_why_not(layer, self.parts), _REPAIR, layer.name)
+        for part in targets:
+            _check(layer, part)
+        return Changed(lambda config: {**config, "trainable": True}, _AFRESH, built=self._enable)
+
+    def _enable(self, layer: Any) -> None:
+        for part in _parts(layer, self.parts):
+            part.enable_lora(self.rank, lora_alpha=self.alpha)
+        if self.freeze:
+            for variable in layer.variables:
+                if variable.name not in _NAMES:
+                    variable.trainable = False
+
+
+@dataclass(frozen=True)
+class MergeLora(Edit):
+    """Merges factors into the weights that they belong to, and leaves plain layers.
+
+    Args:
+        where: The layers; every layer with LoRA without.
+    """
+
+    verb: ClassVar[str] = "merge_lora"
+    where: Where = None
+
+    def describe(self) -> str:
+        return "merge LoRA" + ("" if self.where is None else f" in {quoted(self.where)}")
+
+    def pinned(self, graph: Graph) -> Edit:
+        return MergeLora(spellings(self._places(graph), graph))
+
+    def apply(self, graph: Graph) -> Graph:
+        return change_layers(graph, self._places(graph), _merged)
+
+    def _places(self, graph: Graph) -> tuple[Place, ...]:
+        found = tuple(
+            place
+            for place in chosen_or_all(graph, self.where)
+            if _has_lora(graph.at(place.path).layer(place.call))
+        )
+        if not found:
+            raise EditError(
+                f"No layer has LoRA in {quoted(self.where or graph.name)}.",
+                "Enable it first: lora. What this plan has enabled has nothing to merge yet.",
+            )
+        return found
+
+
+_REPAIR = (
+    "Keras has LoRA for Dense, EinsumDense, Embedding and convolutions; leave it out of `where`."
+)
+
+
+def _parts(layer: Any, names: tuple[str, ...] | None) -> list[Any]:
+    """The layers in a layer that Keras can enable LoRA in: itself, or those it is made of."""
+    if hasattr(layer, "enable_lora"):
+        return [layer]
+    found = [part for part in sublayers(layer) if hasattr(part, "enable_lora")]
+    unique = list({id(part): part for part in found}.values())
+    if names is None:
+        return unique
+    return [p for p in unique if any(fnmatch.fnmatchcase(p.name, name) for name in names)]
+
+
+def _why_not(layer: Layer, names: tuple[str, ...] | None) -> str:
+    title = f"'{layer.name}' ({layer.kind})"
+    could = [part.name for part in _parts(layer.op, None)]
+    if could:
+        return f"{title} has no part called {quoted(names)}: LoRA could be in {quoted(could)}."
+    return f"Keras has no LoRA for {title}."
+
+
+def _check_not_nested(graph: Graph, place: Place) -> None:
+    nested = graph.at(place.path)
+    if nested.layer(place.call).graph is not None:
+        raise EditError(
+            f"{nested.title(place.call)} is a nested model.",
+            f"Select layers in it, such as '{place.spelling(graph)}/*'.",
+            place.spelling(graph),
+        )
+
+
+def _check(layer: Layer, part: Any) -> None:
+    """Refuses a layer that Keras cannot enable LoRA in.
+
+    Raises:
+        EditError: It has LoRA already, or a constraint, or a quantization that has no room for it.
+    """
+    name = layer.name if part is layer.op else f"{layer.name}/{part.name}"
+    title = f"'{name}' ({type(part).__name__})"
+    change = layer.change or Change(None)
+    if (part.lora_enabled and not change.thawed) or change.built is not None:
+        raise EditError(f"{title} has LoRA already.", "Merge it first: merge_lora.", name)
+    for kind in ("kernel_constraint", "embeddings_constraint"):
+        if getattr(part, kind, None) is not None:
+            raise EditError(
+                f"{title} has a {kind}, which the factors would get around.",
+                f"Take it off: resect.adapt.configure(model, {layer.name!r}, {kind}=None).",
+                name,
+            )
+    mode = getattr(part, "quantization_mode", None)
+    if mode not in (None, "int8", "int4"):
+        raise EditError(
+            f"{title} is quantized ({mode}), and Keras has no LoRA there.",
+            "Enable LoRA before that.",
+            name,
+        )
+
+
+# Merging
+
+
+def _has_lora(layer: Layer) -> bool:
+    if layer.graph is not None or layer.origin not in ("kept", "rebuilt"):
+        return False
+    return any(getattr(part, "lora_enabled", False) for part in _parts(layer.op, None))
+
+
+def _merged(layer: Layer) -> Changed:
+    (part, *others) = [p for p in _parts(layer.op, None) if p.lora_enabled]
+    what = next(name for name, pair in _FACTORS.items() if _variable(part, pair[0]) is not None)
+    if others or sum(v.name == what for v in layer.op.variables) != 1:
+        raise EditError(
+            f"'{layer.name}' ({layer.kind}) has LoRA in its parts, and several called {what!r}.",
+            "Save the model and load it: Keras merges the factors of such layers into the file.",
+            layer.name,
+        )
+    if "float" not in str(_variable(part, what).dtype):
+        raise EditError(
+            f"'{layer.name}' ({layer.kind}) is quantized: its {what} would be rounded anew.",
+            "Merge before you quantize; or save the model and load it, which rounds.",
+            layer.name,
+        )
+    return Changed(_without_lora, {**_AFRESH, what: _sum(part, what)}, thawed=frozenset({what}))
+
+
+def _sum(part: Any, what: str) -> Callable[[Mapping[str, Any]], Any]:
+    """The weight with the product of its factors added, as a function of the old values."""
+    one, other = _FACTORS[what]
+    scale = part.lora_alpha / part.lora_rank
+
+    def total(old: Mapping[str, Any]) -> np.ndarray:
+        product = np.matmul(as_float(old[one]), as_float(old[other]))
+        return as_float(old[what]) + scale * product
+
+    return total
+
+
+def _variable(part: Any, name: str) -> Any:
+    return next((v for v in part.variables if v.name == name), None)
+
+
+def _without_lora(config: Any) -> Any:
+    """A configuration in which no layer has LoRA, the layers in wrappers included."""
+    if isinstance(config, dict):
+        kept = {k: v for k, v in config.items() if k not in ("lora_rank", "lora_alpha")}
+        return {key: _without_lora(value) for key, value in kept.items()}
+    return config
+
+
+def lora(
+    model: Any,
+    where: Where,
+    rank: int = 8,
+    *,
+    alpha: float | None = None,
+    parts: tuple[str, ...] | None = None,
+    freeze: bool = False,
+    weights: Weights = "copy",
+) -> Any:
+    """A model with low-rank adaptation in some layers.
+
+    From Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2022): to a kernel that is
+    frozen, `alpha / rank` times the product of two small factors is added. It is Keras's own, as
+    by `layer.enable_lora(rank, lora_alpha=alpha)` on the copies of the layers; the source has none
+    of it. The second factor starts at zero: the new model computes what the old one did until it
+    is trained.
+
+    Preserved: what the model computes, until it is trained; all weights, the compile state, and the
+    optimizer's slots of what is still trained. The factors start with fresh slots. Biases are
+    trained as before, unless `freeze` says otherwise.
+
+    Two facts of Keras: a file holds the merged weights, and a model that is loaded from it has
+    factors that are both zero, which no training moves. Load first and enable LoRA then; or save
+    what `merge_lora` returns. A layer that is made of layers (`MultiHeadAttention`) is loaded
+    without LoRA, merged.
+
+    Args:
+        model: A built Keras model.
+        where: The layers, at any depth: Dense, EinsumDense, Embedding, convolutions, wrappers of
+            these, and layers that are made of these. A shared layer has one pair of factors. One
+            that was frozen has its factors trained, and nothing else.
+        rank: Of the factors.
+        alpha: How much the product counts, times the rank; the rank by default, so once.
+        parts: In layers that are made of layers: globs of the names of those that are meant, such
+            as `("query", "value")`; all by default.
+        freeze: Whether nothing else is to be trained (`trainable=False`), biases and the head
+            included: thaw what is, `adapt.configure(new, "logits", trainable=True)`.
+        weights: `"copy"` or `"share"`; kernels that are shared cannot be frozen in one model only,
+            so freeze the source first.
+
+    Returns:
+        A new model.
+
+    Raises:
+        NoMatchError: `where` matches nothing.
+        EditError: Keras has no LoRA for a layer; or it has a constraint, or LoRA already.
+        CopyError: With `weights="share"`, a kernel would be frozen in the source too.
+
+    Example:
+
+    >>> import keras, resect
+    >>> stack = [keras.Input((16,)), keras.layers.Dense(16, use_bias=False, name="a")]
+    >>> new = resect.adapt.lora(keras.Sequential(stack), "a", rank=2)
+    >>> [(variable.name, tuple(variable.shape)) for variable in new.trainable_variables]
+    [('lora_kernel_a', (16, 2)), ('lora_kernel_b', (2, 16))]
+    """
+    edit = Lora(where, rank, alpha, None if parts is None else tuple(parts), freeze)
+    return plan(model).then(edit).apply(weights=weights)
+
+
+def merge_lora(model: Any, where: Where = None, *, weights: Weights = "copy") -> Any:
+    """A model without low-rank adaptation, its product added to the weights.
+
+    Preserved: what the model computes, but for rounding; all other weights.
+    Not preserved: the factors. What they were added to is trained again if the layer is.
+
+    Args:
+        model: A built Keras model with layers that LoRA is enabled in.
+        where: The layers; every layer with LoRA without.
+        weights: `"copy"` or `"share"`; what is merged is new and not shared.
+
+    Returns:
+        A new model, its layers as they would be had LoRA never been enabled.
+
+    Raises:
+        NoMatchError: `where` matches nothing.
+        EditError: No layer has LoRA; or it is in several parts of a layer, or in a quantized one.
+
+    Example:
+
+    >>> import keras, resect
+    >>> stack = [keras.Input((16,)), keras.layers.Dense(16, use_bias=False, name="a")]
+    >>> new = resect.adapt.lora(keras.Sequential(stack), "a", rank=2)
+    >>> [variable.name for variable in resect.adapt.merge_lora(new).trainable_variables]
+    ['kernel']
+    """
+    return plan(model).then(MergeLora(where)).apply(weights=weights)
