@@ -13,7 +13,7 @@ import resect
 from resect import adapt
 from resect.edits import EDITS, Edit
 from tests.adapt.models import transfer
-from tests.common import assert_equal, cnn, mlp, predictions, randomise
+from tests.common import assert_equal, cnn, mlp, predictions, randomise, residual
 
 
 def words() -> keras.Model:
@@ -54,6 +54,7 @@ PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
     "preprocess": (mlp, adapt.Preprocess(layers.Rescaling(0.5), (6,), "float32")),
     "preprocessing": (rescaled, adapt.Preprocessing()),
     "squeeze_excite": (transfer, adapt.SqueezeExcite("base/act", 2)),
+    "stochastic_depth": (residual, adapt.StochasticDepth(0.2, seed=1)),
     "strip": (transfer, adapt.Strip()),
     "vocabulary": (words, adapt.Vocabulary(60, new="mean")),
     "without_preprocessing": (rescaled, adapt.WithoutPreprocessing()),

@@ -23,6 +23,7 @@ name that makes a plan of that one edit and applies it.
     preprocessing        out of the model (take_preprocessing_out), into it (put_preprocessing_in)
     squeeze_excite       squeeze-and-excitation behind calls
     stack                one model behind another
+    stochastic_depth     residual branches dropped at random while training
     strip                layers that only training needs, taken out; training_only registers a class
     transfer             the weights of another model, wherever a layer stands for another; align
     vocabulary           more words in an embedding
@@ -54,6 +55,7 @@ from resect.adapt.preprocessing import (
     take_preprocessing_out,
 )
 from resect.adapt.rules import Rule, register, rule_of
+from resect.adapt.stochastic_depth import StochasticDepth, stochastic_depth
 from resect.adapt.strip import Strip, strip, training_only
 from resect.adapt.transfer import Transfer, align, transfer
 from resect.adapt.vocabulary import Vocabulary, vocabulary
@@ -84,6 +86,7 @@ EDITS.update(
             Preprocessing,
             SqueezeExcite,
             Stack,
+            StochasticDepth,
             Strip,
             Vocabulary,
             WithoutPreprocessing,
@@ -114,6 +117,7 @@ __all__ = [
     "Rule",
     "SqueezeExcite",
     "Stack",
+    "StochasticDepth",
     "Strip",
     "Transfer",
     "Vocabulary",
@@ -142,6 +146,7 @@ __all__ = [
     "rule_of",
     "squeeze_excite",
     "stack",
+    "stochastic_depth",
     "strip",
     "take_preprocessing_out",
     "training_only",
