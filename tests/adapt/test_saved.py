@@ -31,6 +31,12 @@ def with_lora() -> keras.Model:
     return randomise(model)
 
 
+def padded() -> keras.Model:
+    """A data format that every backend runs: without convolutions."""
+    stack = [keras.Input((4, 3, 2), name="image"), layers.ZeroPadding2D(name="pad")]
+    return randomise(keras.Sequential([*stack, layers.Dense(3, name="dense")], name="padded"))
+
+
 PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
     "activations": (mlp, adapt.Activations((("relu", "tanh"),))),
     "activations_where": (cnn, adapt.Activations((("relu", "silu"),), layers.Conv2D)),
@@ -40,6 +46,8 @@ PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
     "classes": (mlp, adapt.Classes(5)),
     "classes_kept": (mlp, adapt.Classes(4, (2, 0), "logits")),
     "configure": (transfer, adapt.Configure("drop", (("rate", 0.1),))),
+    "data_format": (padded, adapt.DataFormat("channels_first")),
+    "data_format_inside": (padded, adapt.DataFormat("channels_first", (), ())),
     "flatten": (transfer, adapt.Flatten()),
     "fold_batchnorm": (transfer, adapt.FoldBatchNormalization()),
     "fully_convolutional": (cnn, adapt.Convolutional()),

@@ -9,6 +9,7 @@ name that makes a plan of that one edit and applies it.
     channels             another number of input channels
     classes              another number of classes
     configure            settings: dropout rates, regularizers, dtype policies, trainable, …
+    data_format          channels first instead of channels last, or back
     features             what layers inside compute, as further outputs
     flatten              nested models dissolved: one graph with all their layers
     fold_batchnorm       batch normalization folded into the convolution or Dense next to it
@@ -39,11 +40,13 @@ from resect.adapt.channels import Channels, channels
 from resect.adapt.classes import Classes, classes
 from resect.adapt.configure import Configure, configure
 from resect.adapt.convolutional import Convolutional, fully_convolutional
+from resect.adapt.data_format import DataFormat, data_format
 from resect.adapt.features import Outputs, features, outputs
 from resect.adapt.flatten import Flatten, flatten
 from resect.adapt.fold import FoldBatchNormalization, fold_batchnorm
 from resect.adapt.input_shape import InputShape, input_shape
 from resect.adapt.join import Graft, Merge, Stack, graft, merge, stack
+from resect.adapt.layout_rules import register_layout
 from resect.adapt.logits import Logits, logits
 from resect.adapt.lora import Lora, MergeLora, lora, merge_lora
 from resect.adapt.normalization import Normalization, normalization
@@ -72,6 +75,7 @@ EDITS.update(
             Classes,
             Configure,
             Convolutional,
+            DataFormat,
             Flatten,
             FoldBatchNormalization,
             Graft,
@@ -102,6 +106,7 @@ __all__ = [
     "Classes",
     "Configure",
     "Convolutional",
+    "DataFormat",
     "Flatten",
     "FoldBatchNormalization",
     "Graft",
@@ -129,6 +134,7 @@ __all__ = [
     "channels",
     "classes",
     "configure",
+    "data_format",
     "features",
     "flatten",
     "fold_batchnorm",
@@ -143,6 +149,7 @@ __all__ = [
     "outputs",
     "put_preprocessing_in",
     "register",
+    "register_layout",
     "rule_of",
     "squeeze_excite",
     "stack",
