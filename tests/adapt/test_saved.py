@@ -31,6 +31,11 @@ def with_lora() -> keras.Model:
     return randomise(model)
 
 
+def steps() -> keras.Model:
+    stack = [keras.Input((5, 3)), layers.LSTM(4, return_sequences=True, name="lstm")]
+    return randomise(keras.Sequential([*stack, layers.GRU(2, name="gru")], name="steps"))
+
+
 def padded() -> keras.Model:
     """A data format that every backend runs: without convolutions."""
     stack = [keras.Input((4, 3, 2), name="image"), layers.ZeroPadding2D(name="pad")]
@@ -63,6 +68,8 @@ PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
     "preprocessing": (rescaled, adapt.Preprocessing()),
     "squeeze_excite": (transfer, adapt.SqueezeExcite("base/act", 2)),
     "stochastic_depth": (residual, adapt.StochasticDepth(0.2, seed=1)),
+    "recurrent": (steps, adapt.Recurrent(True, 4)),
+    "recurrent_where": (steps, adapt.Recurrent(False, where=layers.LSTM)),
     "strip": (transfer, adapt.Strip()),
     "vocabulary": (words, adapt.Vocabulary(60, new="mean")),
     "without_preprocessing": (rescaled, adapt.WithoutPreprocessing()),

@@ -22,6 +22,7 @@ name that makes a plan of that one edit and applies it.
     normalization        group or layer normalization instead of batch normalization
     outputs              only some of the outputs
     preprocessing        out of the model (take_preprocessing_out), into it (put_preprocessing_in)
+    recurrent            recurrent layers stateful or stateless
     squeeze_excite       squeeze-and-excitation behind calls
     stack                one model behind another
     stochastic_depth     residual branches dropped at random while training
@@ -57,6 +58,7 @@ from resect.adapt.preprocessing import (
     put_preprocessing_in,
     take_preprocessing_out,
 )
+from resect.adapt.recurrent import Recurrent, recurrent
 from resect.adapt.rules import Rule, register, rule_of
 from resect.adapt.stochastic_depth import StochasticDepth, stochastic_depth
 from resect.adapt.strip import Strip, strip, training_only
@@ -88,6 +90,7 @@ EDITS.update(
             Outputs,
             Preprocess,
             Preprocessing,
+            Recurrent,
             SqueezeExcite,
             Stack,
             StochasticDepth,
@@ -119,6 +122,7 @@ __all__ = [
     "Outputs",
     "Preprocess",
     "Preprocessing",
+    "Recurrent",
     "Rule",
     "SqueezeExcite",
     "Stack",
@@ -148,6 +152,7 @@ __all__ = [
     "normalization",
     "outputs",
     "put_preprocessing_in",
+    "recurrent",
     "register",
     "register_layout",
     "rule_of",

@@ -15,7 +15,7 @@ from resect.keras_graph import private
 from resect.keras_graph.copying import Copier
 from resect.keras_graph.making import from_config
 from resect.keras_graph.reading import parts_of, spec_of
-from resect.keras_graph.state import variable_specs
+from resect.keras_graph.state import needs_batch_size, variable_specs
 
 # How messages of Keras begin before they come to the point.
 _PREAMBLES = ("Exception encountered", "Arguments", "Could not automatically infer")
@@ -105,6 +105,8 @@ class Asker:
             outputs = self._specs(fresh(*args, **kwargs))
             if layer.change is not None and layer.change.built is not None:
                 layer.change.built(fresh)
+        if any(needs_batch_size(part) for part in parts_of(fresh)):
+            raise MisfitError("it is stateful, which needs inputs of a fixed batch size.")
         if layer.change is not None:
             _check_change(layer, layer.change, fresh)
             return Outcome(outputs, fresh)

@@ -14,6 +14,7 @@ from resect.keras_graph.attributes import Attributes, NotCopyableError
 from resect.keras_graph.reading import parts_of
 from resect.keras_graph.state import (
     carry_flags,
+    carry_states,
     carry_unrecorded,
     matching_variables,
     reference,
@@ -59,8 +60,7 @@ def rebuild(copier: Attributes, layer: Any, skeleton: Any, change: Change | None
     if change is not None and change.template.trainable != layer.trainable:
         _set_trainable(copier, layer, new, change)
     for part, new_part in zip(parts_of(layer), parts_of(new), strict=change is None):
-        if getattr(part, "states", None) is not None:
-            vars(new_part)["states"] = copier.value(part.states)
+        carry_states(part, new_part, copier.value)
     new._path = layer._path
     if hasattr(new, "_track_variables"):  # PyTorch: not done while there are no values
         for part in new._flatten_layers():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -153,3 +154,42 @@ def reference(layer: Any) -> Any:
 def title(layer: Any) -> str:
     """A layer as error messages name it."""
     return f"'{layer.name}' ({type(layer).__name__})"
+
+
+# The states of stateful recurrent layers, which Keras does not count among the variables
+
+
+def needs_batch_size(layer: Any) -> bool:
+    """Whether a built layer is stateful and does not know for how many sequences at once."""
+    return _is_stateful(layer) and _batch_size(layer) is None
+
+
+def carry_states(old: Any, new: Any, copied: Callable[[Any], Any]) -> None:
+    """Gives a stateful layer the states of another, or states that are zero.
+
+    Args:
+        old: A layer of the source.
+        new: What it has become; built, without states of its own.
+        copied: Makes a copy of a value, or shares it.
+    """
+    if "states" not in vars(old) or "states" not in vars(new):
+        return
+    if not _is_stateful(new):
+        vars(new)["states"], new._expected_batch_size = None, None
+        return
+    size, held = _batch_size(new), keras.tree.flatten(vars(old)["states"])
+    if held and held[0] is not None and held[0].shape[0] == size:
+        vars(new)["states"] = copied(old.states)
+    else:
+        new._create_state_variables(size)
+    new._expected_batch_size = size
+
+
+def _is_stateful(layer: Any) -> bool:
+    return "states" in vars(layer) and bool(getattr(layer, "stateful", False))
+
+
+def _batch_size(layer: Any) -> int | None:
+    """The batch size that a layer was built for."""
+    shapes = list((getattr(layer, "_build_shapes_dict", None) or {}).values())
+    return shapes[0][0] if shapes and shapes[0] else None
