@@ -18,10 +18,12 @@ with the original weights, or raises an error that names the layer, the reason a
     functional  a subclassed model as a Functional one
     plan        several edits, to be read before anything happens
     verify      numbers, not hope
+    blocks      regions with one tensor in and one out, from calls to stages
     adapt       the changes that people make to a trained model, each exact
 """
 
 from resect import adapt, edits, errors
+from resect.blocks import blocks
 from resect.edits import Site
 from resect.errors import SurgeryError
 from resect.graph import Graph
@@ -55,6 +57,7 @@ __all__ = [
     "SurgeryError",
     "adapt",
     "append",
+    "blocks",
     "clone",
     "collapse",
     "edits",
