@@ -384,7 +384,7 @@ def _wide() -> Any:
         (mlp, {"rename": {"hiden": "middle"}}, NoMatchError, "no 'hiden' .*\nNear it: 'hidden'"),
         (mlp, {"rename": {"hidden": "medal"}}, NoMatchError, "the target has no 'medal'"),
         (mlp, {"rename": {"hidden": "logits"}}, ShapeError, r"kernel 6x8, bias 8\) does not fit"),
-        (_wide, {"strict": True}, EditError, r"'wide' \(Dense\) of the target is left"),
+        (_wide, {"strict": True}, EditError, r"5 are left:\n'wide' \(Dense\) of the target: noth"),
         (lambda: Subclassed(), {}, UnbuiltError, "has no variables yet"),
         (mlp, {"by": "shape"}, ValueError, "by must be"),
     ],

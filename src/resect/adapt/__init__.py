@@ -23,6 +23,7 @@ name that makes a plan of that one edit and applies it.
     outputs              only some of the outputs
     preprocessing        out of the model (take_preprocessing_out), into it (put_preprocessing_in)
     recurrent            recurrent layers stateful or stateless
+    reconfigure          another configuration of the same class: fewer blocks, more words
     squeeze_excite       squeeze-and-excitation behind calls
     stack                one model behind another
     stochastic_depth     residual branches dropped at random while training
@@ -59,6 +60,7 @@ from resect.adapt.preprocessing import (
     take_preprocessing_out,
 )
 from resect.adapt.recurrent import Recurrent, recurrent
+from resect.adapt.reconfigure import reconfigure
 from resect.adapt.rules import Rule, register, rule_of
 from resect.adapt.stochastic_depth import StochasticDepth, stochastic_depth
 from resect.adapt.strip import Strip, strip, training_only
@@ -153,6 +155,7 @@ __all__ = [
     "outputs",
     "put_preprocessing_in",
     "recurrent",
+    "reconfigure",
     "register",
     "register_layout",
     "rule_of",

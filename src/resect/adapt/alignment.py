@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from resect.aligning import How, Pairing, Unit
-from resect.errors import EditError, Problem, raise_all
+from resect.errors import EditError
 from resect.text import rendered
 
+_LISTED = 8  # so many of what is left, in an error
 _SHOWN = 4  # so many of several candidates, and of unremarkable rows in a row
 
 
@@ -93,19 +94,20 @@ class Alignment:
         Raises:
             EditError: Something is left on either side; all of it is listed.
         """
-        repair = "Say what it is with rename={'source': 'target'}, or leave strict out."
-        raise_all(
-            [
-                Problem(
-                    EditError.__name__,
-                    left.path,
-                    f"'{left.path}' ({left.kind}) of the {side} is left: {left.reason}.",
-                    repair,
-                )
-                for side, lefts in (("target", self.fresh), ("source", self.unused))
-                for left in lefts
-            ]
-        )
+        sides = (("target", self.fresh), ("source", self.unused))
+        found = [
+            f"'{left.path}' ({left.kind}) of the {side}: {left.reason}"
+            for side, lefts in sides
+            for left in lefts
+        ]
+        if found:
+            more = f"\n… and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+            raise EditError(
+                f"From {self.source} to {self.target}, {len(found)} are left:\n"
+                + "\n".join(found[:_LISTED])
+                + more,
+                "Say what stands for what with rename={'source': 'target'}, or leave strict out.",
+            )
 
     def __str__(self) -> str:
         table = Table("", "source", "target", "class", "variables", box=None, pad_edge=False)
