@@ -146,6 +146,43 @@ def test_a_block_whose_place_decides_what_it_does_stays_in_its_place():
     assert_equal(new.blocks[0].get_weights(), model.blocks[2].get_weights())
 
 
+def test_a_model_that_was_changed_after_it_was_made_is_refused():
+    model = tower(3)
+    model.get_layer("block_2_drop").rate = 0.4
+    with pytest.raises(EditError, match="'block_2_drop' has another rate than the config"):
+        reconfigure(model, keep=[0, 1])
+    model = written()
+    model.blocks[1].activation = keras.activations.relu
+    with pytest.raises(EditError, match="'b1' has another activation than the config"):
+        reconfigure(model, keep=[0, 1])
+
+
+class Wired(keras.Model):
+    """Blocks that are called in training mode, but for the first."""
+
+    def __init__(self, depth: int, **kwargs: Any) -> None:
+        x = inputs = keras.Input((3,), name="features")
+        for i in range(depth):
+            drop = layers.Dropout(0.5, name=f"drop_{i}")
+            x = drop(layers.Dense(3, name=f"dense_{i}_own")(x), training=i > 0)
+        super().__init__(inputs, x, **kwargs)
+        self.depth = depth
+
+    def get_config(self) -> dict[str, Any]:
+        return {"depth": self.depth, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Wired:
+        return cls(**config)
+
+
+def test_a_block_that_is_called_otherwise_by_its_place():
+    model = randomise(Wired(3))
+    with pytest.raises(EditError, match="'drop_1' would become 'drop_0', whose arguments differ"):
+        reconfigure(model, keep=[1, 2])
+    assert reconfigure(model, keep=[0, 2]).depth == 2
+
+
 def test_other_settings_keep_all_weights():
     model = tower(3)
     new = reconfigure(model, rates=[0.5, 0.5, 0.5])

@@ -11,7 +11,14 @@ import numpy as np
 from resect.adapt.blocks import Groups, Part
 from resect.adapt.rules import rule_of
 from resect.errors import EditError, ShapeError
+from resect.graph import map_refs
+from resect.keras_graph.reading import has_graph, read
 from resect.keras_graph.units import own_variables
+
+# Fields that are carried from layer to layer, compared otherwise, or that mean nothing.
+_CARRIED = ("name", "build_config", "seed", "shared_object_id", "trainable", "lora_rank")
+_CARRIED += ("lora_alpha", "vocabulary", "input_mean", "mean", "variance", "dtype")
+_CARRIED += ("quantization_config",)
 
 
 def heirs(
@@ -59,14 +66,67 @@ def _other_layers(had: Sequence[Part], parts: Sequence[Part]) -> str:
     return f"With this configuration the model would {' and '.join(said) or 'be ordered anew'}."
 
 
-def check_blocks(kept: Sequence[int | None], reference: Groups, new: Groups) -> None:
-    """Refuses blocks that would do something else at their new place."""
+def check_configured(model: Groups, plain: Groups) -> None:
+    """Refuses a model in which layers are not what its configuration says.
+
+    Args:
+        model: The layers of the model.
+        plain: The layers that its configuration alone makes.
+
+    Raises:
+        EditError: The model was changed after it was made.
+    """
+    for group, parts in model.items():
+        others = plain.get(group, [])
+        if not _same_classes(parts, others):
+            raise EditError(
+                "The model has other layers than its configuration says: it was changed after it "
+                "was made.",
+                "Let its get_config say so, or edit the graph: resect.remove, resect.collapse.",
+            )
+        for part, other in zip(parts, others, strict=True):
+            if fields := _differing(part.layer, other.layer):
+                raise EditError(
+                    f"'{'/'.join(part.path)}' has another {' and '.join(fields)} than the "
+                    "configuration of the model says: it was changed after it was made.",
+                    "Let the model's get_config say so, or edit the graph: resect.remove.",
+                    part.layer.name,
+                )
+
+
+def _calls(model: Any) -> dict[int, list[str]]:
+    """How each layer is called, but for the tensors: its other arguments."""
+    found: dict[int, list[str]] = {}
+    if has_graph(model):
+        for _, graph in read(model).walk():
+            for node in graph.nodes.values():
+                said = repr(map_refs(lambda _: "tensor", (node.args, dict(node.kwargs))))
+                found.setdefault(id(graph.layer(node.call).op), []).append(said)
+    return found
+
+
+def check_blocks(
+    kept: Sequence[int | None], reference: tuple[Any, Groups], new: tuple[Any, Groups]
+) -> None:
+    """Refuses blocks that would do something else at their new place.
+
+    Args:
+        kept: For every block of the new model the old one that it is.
+        reference: A model of the new configuration with the old blocks, and its layers.
+        new: The new model, and its layers.
+
+    Raises:
+        EditError: The class gives a block other settings, or calls it otherwise, by its place.
+    """
+    had, has = _calls(reference[0]), _calls(new[0])
     for block, before in enumerate(kept):
         if before is None:
             continue
-        ones, others = reference.get(before, []), new.get(block, [])
+        ones, others = reference[1].get(before, []), new[1].get(block, [])
         for one, other in zip(ones, others, strict=False):
             fields = _differing(one.layer, other.layer)
+            if had.get(id(one.layer)) != has.get(id(other.layer)):
+                fields.append("arguments")
             if fields:
                 raise EditError(
                     f"'{'/'.join(one.path)}' would become '{'/'.join(other.path)}', whose "
@@ -84,7 +144,13 @@ def _differing(one: Any, other: Any) -> list[str]:
         configs = _plain(one.get_config()), _plain(other.get_config())
     except Exception:  # a layer of the user's own without one: its variables are compared
         return []
-    return [name for name in {**configs[0], **configs[1]} if not _same(*configs, name)]
+    found = [name for name in {**configs[0], **configs[1]} if not _same(*configs, name)]
+    return found if _precision(one) == _precision(other) else [*found, "dtype"]
+
+
+def _precision(layer: Any) -> tuple[Any, ...]:
+    mode = getattr(layer, "quantization_mode", None)
+    return layer.compute_dtype, layer.variable_dtype, mode
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> bool:
@@ -93,8 +159,7 @@ def _same(one: Mapping[str, Any], other: Mapping[str, Any], name: str) -> bool:
 
 def _plain(config: Any) -> Any:
     if isinstance(config, Mapping):
-        left_out = ("name", "build_config", "seed", "shared_object_id")
-        return {key: _plain(value) for key, value in config.items() if key not in left_out}
+        return {key: _plain(value) for key, value in config.items() if key not in _CARRIED}
     if isinstance(config, (list, tuple)):
         return [_plain(item) for item in config]
     return config

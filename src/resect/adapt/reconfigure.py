@@ -23,6 +23,7 @@ from resect.adapt.blocks import (
 from resect.adapt.heirs import (
     carried_words,
     check_blocks,
+    check_configured,
     heirs,
     misfit,
     new_blocks,
@@ -242,9 +243,11 @@ def _reconfigured(request: _Request, *, reinit: bool) -> Any:
     new = made(model, request.changed(), values=True)
     numbers = numbers_of(new, templates)
     old_groups, groups = grouped(model, templates), grouped(new, numbers)
+    plain = made(model, request.config, values=False)
+    check_configured(old_groups, grouped(plain, templates))
     if field is not None:
         reference = made(model, request.changed(count=False), values=False)
-        check_blocks(kept, grouped(reference, templates), groups)
+        check_blocks(kept, (reference, grouped(reference, templates)), (new, groups))
     pairs = list(heirs(kept, old_groups, groups, reinit))
     carry_layers([(old.layer, part.layer) for old, part in pairs])
     problems, carried = [], []
