@@ -30,9 +30,7 @@ def heirs(
         before = origin.get(block)
         if block is not None and before is None:
             continue
-        had = old.get(before, [])
-        if not _same_classes(had, parts):  # such as an Add for each block, that Keras named
-            had, parts = _with_weights(had), _with_weights(parts)
+        had, parts = _comparable(old.get(before, []), parts)
         if _same_classes(had, parts):
             yield from zip(had, parts, strict=True)
         elif reinit:
@@ -50,8 +48,18 @@ def _same_classes(ones: Sequence[Part], others: Sequence[Part]) -> bool:
     return [type(part.layer) for part in ones] == [type(part.layer) for part in others]
 
 
-def _with_weights(parts: Sequence[Part]) -> list[Part]:
-    return [part for part in parts if part.layer.weights]
+def _comparable(
+    ones: Sequence[Part], others: Sequence[Part]
+) -> tuple[Sequence[Part], Sequence[Part]]:
+    """Layers of both sides: all of them, or those that matter.
+
+    There may be an `Add` for each block that Keras named, so that it seems to stand in none; and
+    KerasHub's preprocessors make some of their parts when they are first called.
+    """
+    for what in ("variables", "weights"):
+        if not _same_classes(ones, others):
+            ones, others = ([p for p in s if getattr(p.layer, what)] for s in (ones, others))
+    return ones, others
 
 
 def _other_layers(had: Sequence[Part], parts: Sequence[Part]) -> str:
@@ -77,7 +85,7 @@ def check_configured(model: Groups, plain: Groups) -> None:
         EditError: The model was changed after it was made.
     """
     for group, parts in model.items():
-        others = plain.get(group, [])
+        parts, others = _comparable(parts, plain.get(group, []))
         if not _same_classes(parts, others):
             raise EditError(
                 "The model has other layers than its configuration says: it was changed after it "
