@@ -59,8 +59,8 @@ from resect.adapt.preprocessing import (
     put_preprocessing_in,
     take_preprocessing_out,
 )
-from resect.adapt.recurrent import Recurrent, recurrent
 from resect.adapt.reconfigure import reconfigure
+from resect.adapt.recurrent import Recurrent, recurrent
 from resect.adapt.rules import Rule, register, rule_of
 from resect.adapt.stochastic_depth import StochasticDepth, stochastic_depth
 from resect.adapt.strip import Strip, strip, training_only
