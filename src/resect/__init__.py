@@ -19,11 +19,13 @@ with the original weights, or raises an error that names the layer, the reason a
     plan        several edits, to be read before anything happens
     verify      numbers, not hope
     blocks      regions with one tensor in and one out, from calls to stages
+    profile     what each call costs: parameters, multiply-adds, memory, time
     adapt       the changes that people make to a trained model, each exact
 """
 
-from resect import adapt, edits, errors
+from resect import adapt, cost, edits, errors
 from resect.blocks import blocks
+from resect.cost import profile
 from resect.edits import Site
 from resect.errors import SurgeryError
 from resect.graph import Graph
@@ -60,6 +62,7 @@ __all__ = [
     "blocks",
     "clone",
     "collapse",
+    "cost",
     "edits",
     "errors",
     "first",
@@ -69,6 +72,7 @@ __all__ = [
     "plan",
     "pop",
     "prepend",
+    "profile",
     "read",
     "remove",
     "rename",

@@ -55,6 +55,12 @@ def sublayers(layer: Any) -> list[Any]:
     return parts_of(layer)[1:]
 
 
+def call_lists_of(layer: Any) -> list[tuple[list[Any], int]]:
+    """The lists of calls of a layer and all its parts, each with its present length."""
+    parts = [layer, *sublayers(layer)]
+    return [(calls, len(calls)) for part in parts for calls in private.call_lists(part)]
+
+
 def _function_of(model: Any) -> Any:
     """The object that holds the nodes of a model."""
     if isinstance(model, keras.Sequential):

@@ -1,0 +1,1 @@
+"""Costs: rules, totals, the literature and the counters of the backends."""
