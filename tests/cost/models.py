@@ -34,11 +34,12 @@ def transformer() -> keras.Model:
 
 
 def recurrent() -> keras.Model:
+    """Without a SimpleRNN, of which Keras runs one step more on PyTorch, to see what it returns."""
     x = steps = keras.Input((6, 16), name="steps")
     x = layers.Bidirectional(layers.LSTM(12, return_sequences=True), name="both")(x)
     x = layers.GRU(8, return_sequences=True, name="gru")(x)
     x = layers.TimeDistributed(layers.Dense(5), name="each")(x)
-    return keras.Model(steps, layers.SimpleRNN(7, name="last")(x), name="recurrent")
+    return keras.Model(steps, layers.LSTM(7, name="last")(x), name="recurrent")
 
 
 class Gated(keras.layers.Layer):

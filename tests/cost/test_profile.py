@@ -50,14 +50,21 @@ class TestCounting:
         assert (found.parameters, found.multiply_adds) == (20, 32)
 
     def test_one_variable_in_two_layers_counts_once(self):
-        inputs = keras.Input((4,), name="x")
-        one, other = layers.Dense(4, name="one"), layers.Dense(4, name="other")
-        one.build((None, 4))
-        other.build((None, 4))
-        other.kernel, other._kernel = one.kernel, one.kernel
-        other._trainable_variables[0] = one.kernel
-        found = resect.profile(keras.Model(inputs, other(one(inputs))))
-        assert found.parameters == 16 + 4 + 4
+        class Tied(layers.Layer):
+            def __init__(self, source: layers.Dense, **options: object):
+                super().__init__(**options)
+                self.kernel = source.kernel
+
+            def call(self, x):
+                return ops.matmul(x, ops.transpose(self.kernel))
+
+        x = inputs = keras.Input((4,), name="x")
+        source = layers.Dense(6, name="source")
+        x = source(x)
+        x = Tied(source, name="tied")(x)
+        found = resect.profile(keras.Model(inputs, x))
+        assert [row.parameters for row in found] == [4 * 6 + 6, 0]
+        assert found.multiply_adds == 2 * 4 * 6
 
     def test_bytes_are_those_of_the_dtypes(self):
         x = inputs = keras.Input((4,), name="x")

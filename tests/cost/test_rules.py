@@ -82,8 +82,8 @@ ATTENTION: dict[str, tuple[Callable, tuple, tuple, int]] = {
     "GroupQueryAttention": (
         lambda q, v: layers.GroupQueryAttention(3, 4, 2)(q, v),
         (4, 6),
-        (7, 8),
-        4 * (4 * 3 * 6 + 4 * 3 * 6 + 2 * 4 * 7 * 3) + 2 * (7 * 3 * (8 + 8)),
+        (7, 6),
+        4 * (4 * 3 * 6 + 4 * 3 * 6 + 2 * 4 * 7 * 3) + 2 * (7 * 3 * (6 + 6)),
     ),
     "Attention": (lambda q, v: layers.Attention()([q, v]), (4, 6), (7, 6), 4 * 7 * 12),
     "AdditiveAttention": (
@@ -96,9 +96,9 @@ ATTENTION: dict[str, tuple[Callable, tuple, tuple, int]] = {
     "matmul": (lambda q, v: ops.matmul(q, v), (4, 6), (6, 5), 4 * 6 * 5),
     "einsum": (lambda q, v: ops.einsum("bij,bkj->bik", q, v), (4, 6), (7, 6), 4 * 7 * 6),
     "tensordot": (
-        lambda q, v: ops.tensordot(q, ops.sum(v, axis=0), axes=[[2], [1]]),
+        lambda q, v: ops.tensordot(q, ops.sum(v, axis=0), axes=1),
         (4, 6),
-        (7, 6),
+        (6, 7),
         4 * 6 * 7,
     ),
     "dot_product_attention": (
