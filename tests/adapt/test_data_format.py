@@ -377,6 +377,21 @@ def test_a_layer_that_computes_rightly_over_the_last_axis_only_stays_there():
     converts(randomise(keras.Sequential(stack, name="normed")), permutes=2)
 
 
+def relu(x: Any) -> Any:
+    return x / ops.sum(ops.abs(x), axis=-1, keepdims=True)
+
+
+def test_an_activation_of_ones_own_with_the_name_of_another_is_not_taken_for_it():
+    stack = [
+        keras.Input((6, 5, 3), name="image"),
+        layers.Conv2D(4, 3, activation=relu, name="conv"),
+        layers.Activation(relu, name="own"),
+        layers.Conv2D(2, 3, name="last"),
+    ]
+    new = converts(randomise(keras.Sequential(stack, name="named")), permutes=1)
+    assert new.get_layer("conv").data_format == "channels_last"
+
+
 def test_an_adapted_normalization_goes_on():
     images = np.random.default_rng(0).normal(3, 2, size=(8, 6, 5, 3)).astype("float32")
     norm = layers.Normalization(name="norm")

@@ -32,8 +32,14 @@ def with_lora() -> keras.Model:
 
 
 def steps() -> keras.Model:
-    stack = [keras.Input((5, 3)), layers.LSTM(4, return_sequences=True, name="lstm")]
+    stack = [keras.Input((5, 3), name="steps"), layers.LSTM(4, return_sequences=True, name="lstm")]
     return randomise(keras.Sequential([*stack, layers.GRU(2, name="gru")], name="steps"))
+
+
+def decoder() -> keras.Model:
+    state, steps = keras.Input((2,), name="state"), keras.Input((5, 3), name="steps")
+    x = layers.GRU(4, name="gru")(steps, initial_state=layers.Dense(4, name="first")(state))
+    return randomise(keras.Model([state, steps], x, name="decoder"))
 
 
 def padded() -> keras.Model:
@@ -70,6 +76,9 @@ PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
     "stochastic_depth": (residual, adapt.StochasticDepth(0.2, seed=1)),
     "recurrent": (steps, adapt.Recurrent(True, 4)),
     "recurrent_where": (steps, adapt.Recurrent(False, where=layers.LSTM)),
+    "step_model": (steps, adapt.StepModel()),
+    "step_model_inputs": (steps, adapt.StepModel(("steps",), 3)),
+    "step_start": (decoder, adapt.StepStart()),
     "strip": (transfer, adapt.Strip()),
     "vocabulary": (words, adapt.Vocabulary(60, new="mean")),
     "without_preprocessing": (rescaled, adapt.WithoutPreprocessing()),

@@ -26,6 +26,7 @@ name that makes a plan of that one edit and applies it.
     reconfigure          another configuration of the same class: fewer blocks, more words
     squeeze_excite       squeeze-and-excitation behind calls
     stack                one model behind another
+    stepwise             a sequence model for decoding step by step; register_stepwise
     stochastic_depth     residual branches dropped at random while training
     strip                layers that only training needs, taken out; training_only registers a class
     transfer             the weights of another model, wherever a layer stands for another; align
@@ -62,6 +63,8 @@ from resect.adapt.preprocessing import (
 from resect.adapt.reconfigure import reconfigure
 from resect.adapt.recurrent import Recurrent, recurrent
 from resect.adapt.rules import Rule, register, rule_of
+from resect.adapt.step_rules import register_stepwise
+from resect.adapt.stepwise import StepModel, StepStart, Stepwise, stepwise
 from resect.adapt.stochastic_depth import StochasticDepth, stochastic_depth
 from resect.adapt.strip import Strip, strip, training_only
 from resect.adapt.transfer import Transfer, align, transfer
@@ -95,6 +98,8 @@ EDITS.update(
             Recurrent,
             SqueezeExcite,
             Stack,
+            StepModel,
+            StepStart,
             StochasticDepth,
             Strip,
             Vocabulary,
@@ -128,6 +133,9 @@ __all__ = [
     "Rule",
     "SqueezeExcite",
     "Stack",
+    "StepModel",
+    "StepStart",
+    "Stepwise",
     "StochasticDepth",
     "Strip",
     "Transfer",
@@ -158,9 +166,11 @@ __all__ = [
     "reconfigure",
     "register",
     "register_layout",
+    "register_stepwise",
     "rule_of",
     "squeeze_excite",
     "stack",
+    "stepwise",
     "stochastic_depth",
     "strip",
     "take_preprocessing_out",

@@ -17,7 +17,7 @@ from resect.adapt.layouts import (
     without,
 )
 
-_ELEMENTWISE = (
+ELEMENTWISE = (
     "Absolute Add Arccos Arcsin Arctan Arctan2 Cast Ceil Clip Copy Cos Cosh Divide DivideNoNan Elu "
     "Celu Equal Erf Exp Exp2 Expm1 Floor FloorDivide Gelu Greater GreaterEqual HardShrink "
     "HardSigmoid HardSilu HardTanh Isfinite Isinf Isnan LeakyRelu Less LessEqual Log Log10 Log1p "
@@ -26,7 +26,7 @@ _ELEMENTWISE = (
     "Silu Sin Sinh SoftShrink Softplus Softsign SparsePlus SparseSigmoid Sqrt Square Squareplus "
     "StopGradient Subtract Tan Tanh TanhShrink Threshold TrueDivide Where ZerosLike"
 )
-_REDUCTIONS = "All Amax Amin Any CountNonzero Logsumexp Max Mean Median Min Prod Std Sum Var"
+REDUCTIONS = "All Amax Amin Any CountNonzero Logsumexp Max Mean Median Min Prod Std Sum Var"
 
 
 def _elementwise(site: Site, layout: Layout) -> Answer | None:
@@ -62,8 +62,8 @@ def _axis(site: Site, layout: Layout) -> Answer | None:
 
 #: The rules by the name of the operation's class, which Keras does not export.
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(_ELEMENTWISE.split(), _elementwise),
-    **dict.fromkeys(_REDUCTIONS.split(), _reduction),
+    **dict.fromkeys(ELEMENTWISE.split(), _elementwise),
+    **dict.fromkeys(REDUCTIONS.split(), _reduction),
     **dict.fromkeys(("Concatenate", "Softmax", "LogSoftmax"), _axis),
     "Squeeze": _squeeze,
 }

@@ -60,8 +60,12 @@ _SPATIAL = (
 
 
 def treats_numbers_alone(function: Any) -> bool:
-    """Whether an activation is known to treat each number by itself."""
-    return function is None or getattr(function, "__name__", "") in _ELEMENTWISE.split()
+    """Whether an activation is one of Keras's that treat each number by itself."""
+    name = getattr(function, "__name__", "")
+    if function is not None and name not in _ELEMENTWISE.split():
+        return False
+    known = (getattr(module, name, None) for module in (keras.activations, keras.ops))
+    return function is None or any(function is each for each in known)
 
 
 def _formatted(site: Site, layout: Layout) -> Answer | None:

@@ -51,7 +51,7 @@ class Recurrent(Edit):
         new = change_layers(
             graph, places, lambda _: Changed(lambda config: _with_stateful(config, self.stateful))
         )
-        lasting = any(_is_stateful(layer) for _, g in new.walk() for layer in g.layers.values())
+        lasting = any(is_stateful(layer) for _, g in new.walk() for layer in g.layers.values())
         if self.batch_size is None and lasting:
             _check_batch_size(graph)
             return new
@@ -102,7 +102,8 @@ def is_recurrent(layer: Layer) -> bool:
     return any("stateful" in part for part in _parts(_config_of(layer)))
 
 
-def _is_stateful(layer: Layer) -> bool:
+def is_stateful(layer: Layer) -> bool:
+    """Whether a layer, or one that it wraps, keeps states from batch to batch."""
     return any(part.get("stateful") for part in _parts(_config_of(layer)))
 
 
