@@ -17,7 +17,8 @@ from resect.errors import Problem, TraceError, VerificationError, raise_all
 from resect.graph import Call, Graph, Shape, Spec
 from resect.keras_graph.reading import has_graph, read, recorded_tensors
 from resect.keras_graph.snapshots import Snapshot, same_value
-from resect.keras_graph.tracing import place_of_call, trace
+from resect.keras_graph.symbolic import place_of_call
+from resect.keras_graph.tracing import trace
 from resect.text import rendered
 
 

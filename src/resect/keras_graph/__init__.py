@@ -15,5 +15,7 @@ values       tensors and storage, on each backend
 training     compile configurations and optimizers
 tracing      a subclassed model -> Graph
 units        the layers of any model that hold variables, in order
+symbolic     one run of a `call` on symbolic tensors
+trace_checks what a trace would get silently wrong
 snapshots    what a model was, to show that it still is
 """
