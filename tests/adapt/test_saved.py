@@ -12,6 +12,7 @@ from keras import layers
 import resect
 from resect import adapt
 from resect.edits import EDITS, Edit
+from tests.adapt.blocks import blocks
 from tests.adapt.models import transfer
 from tests.common import assert_equal, cnn, mlp, predictions, randomise, residual
 
@@ -62,6 +63,7 @@ PLANS: dict[str, tuple[Callable[[], Any], Edit]] = {
     "flatten": (transfer, adapt.Flatten()),
     "fold_batchnorm": (transfer, adapt.FoldBatchNormalization()),
     "fully_convolutional": (cnn, adapt.Convolutional()),
+    "inline": (blocks, adapt.Inline("one", depth=2)),
     "input_shape": (transfer, adapt.InputShape((12, 10, 3))),
     "logits": (transfer, adapt.Logits()),
     "lora": (mlp, adapt.Lora("hidden", 2, 3.0, freeze=True)),

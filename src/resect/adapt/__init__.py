@@ -15,6 +15,7 @@ name that makes a plan of that one edit and applies it.
     fold_batchnorm       batch normalization folded into the convolution or Dense next to it
     fully_convolutional  the head of a classifier as convolutions: images of any size
     graft                a region of one model replaced by a region of another
+    inline               composite layers opened: their sublayers and operations in the graph
     input_shape          another input size
     logits               the final softmax or sigmoid off
     lora                 low-rank adaptation of layers, Keras's own; merge_lora: plain layers again
@@ -47,6 +48,7 @@ from resect.adapt.data_format import DataFormat, data_format
 from resect.adapt.features import Outputs, features, outputs
 from resect.adapt.flatten import Flatten, flatten
 from resect.adapt.fold import FoldBatchNormalization, fold_batchnorm
+from resect.adapt.inline import Inline, inline
 from resect.adapt.input_shape import InputShape, input_shape
 from resect.adapt.join import Graft, Merge, Stack, graft, merge, stack
 from resect.adapt.layout_rules import register_layout
@@ -86,6 +88,7 @@ EDITS.update(
             Flatten,
             FoldBatchNormalization,
             Graft,
+            Inline,
             InputShape,
             Logits,
             Lora,
@@ -120,6 +123,7 @@ __all__ = [
     "Flatten",
     "FoldBatchNormalization",
     "Graft",
+    "Inline",
     "InputShape",
     "Logits",
     "Lora",
@@ -154,6 +158,7 @@ __all__ = [
     "fold_batchnorm",
     "fully_convolutional",
     "graft",
+    "inline",
     "input_shape",
     "logits",
     "lora",

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from resect.adapt.inlined_inputs import adapter, arguments, check_mask
-from resect.adapt.naming import Key, key_of, same_layer
+from resect.adapt.masks import with_masks
+from resect.adapt.naming import Key, is_opened, key_of, same_layer
 from resect.adapt.training_argument import (
     Path,
     Training,
@@ -56,6 +57,7 @@ class Host:
     doubtful: set[Call] = field(default_factory=set)  # may now see a mask
     dissolved: list[_Dissolved] = field(default_factory=list)
     training: Training = field(default_factory=Training)
+    opened: bool = False  # whether a call of a layer was dissolved
 
     def run(self) -> Graph:
         """The flat graph."""
@@ -69,6 +71,12 @@ class Host:
         self._write(self.graph, tensors, (), ())
         outputs = map_refs(tensors.__getitem__, self.graph.outputs)
         whole = self.graph.evolve(nodes=self.nodes, layers=self.layers, outputs=outputs)
+        if self.opened:
+            returned = {
+                tensors[ref]: _moved(self.graph.spec(ref), tensors)
+                for ref in self.graph.output_refs
+            }
+            whole = with_masks(whole, returned)
         flat = whole.pruned().ordered()
         _check_dropped(whole, flat)
         if self.doubtful:
@@ -157,6 +165,14 @@ class Host:
         """Writes the calls of a nested model in the place of a call of it."""
         inner = layer.graph
         assert inner is not None
+        if is_opened(layer):
+            self.opened = True
+            given = dict(zip(inner.input_refs, node.inputs, strict=True))
+            inside = {wanted: tensors[ref] for wanted, ref in given.items()}
+            self._write(inner, inside, (*path, node.call), key)
+            returned = enumerate(inner.output_refs)
+            tensors.update({Ref(node.call, i): inside[ref] for i, ref in returned})
+            return
         given = arguments(graph, node, layer, inner)
         check_mask(graph, node, layer, given)
         inside: dict[Ref, Ref] = {}

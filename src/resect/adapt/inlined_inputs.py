@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -107,11 +107,11 @@ def adapter(layer: Layer, given: Spec, wanted: Spec) -> list[Any]:
     if given.dtype != wanted.dtype:
         chain.append(_cast(f"{layer.name}_cast", given, wanted.dtype))
     rank, expected = len(given.shape), len(wanted.shape)
-    shape = given.shape
+    shape, cast = given.shape, given._replace(dtype=wanted.dtype)
     if rank == expected + 1 and shape[-1] == 1:
-        chain.append(_operation(f"{layer.name}_squeeze", shape, wanted.dtype, _squeezed))
+        chain.append(operation(f"{layer.name}_squeeze", [cast], _squeezed))
     elif rank == expected - 1 and wanted.shape[-1] == 1:
-        chain.append(_operation(f"{layer.name}_expand_dims", shape, wanted.dtype, _expanded))
+        chain.append(operation(f"{layer.name}_expand_dims", [cast], _expanded))
     elif rank != expected:
         raise EditError(
             f"The nested model '{layer.name}' takes {wanted} and is given {given}.",
@@ -129,7 +129,7 @@ def _cast(name: str, given: Spec, dtype: str) -> Any:
     """Between floats a layer, which hands masks on; Keras has none for the others."""
     if "float" in given.dtype and "float" in dtype:
         return keras.layers.Identity(dtype=dtype, name=name)
-    return _operation(name, given.shape, given.dtype, lambda x: keras.ops.cast(x, dtype))
+    return operation(name, [given], lambda x: keras.ops.cast(x, dtype))
 
 
 def _squeezed(tensor: Any) -> Any:
@@ -140,12 +140,16 @@ def _expanded(tensor: Any) -> Any:
     return keras.ops.expand_dims(tensor, axis=-1)
 
 
-def _operation(
-    name: str, shape: tuple[int | None, ...], dtype: str, how: Callable[[Any], Any]
-) -> Any:
-    """The operation behind a function of `keras.ops`."""
-    tensor = keras.Input(batch_shape=shape, dtype=dtype)
-    graph = read(keras.Model(tensor, how(tensor)))
-    operation = graph.layer(graph.output_refs[0].call).op
-    operation.name = name
-    return operation
+def operation(name: str, given: Sequence[Spec], how: Callable[..., Any]) -> Any:
+    """The operation behind a function of `keras.ops`.
+
+    Args:
+        name: The name that it is to have.
+        given: What it is called with.
+        how: The function.
+    """
+    tensors = [keras.Input(batch_shape=spec.shape, dtype=spec.dtype) for spec in given]
+    graph = read(keras.Model(tensors, how(*tensors)))
+    found = graph.layer(graph.output_refs[0].call).op
+    found.name = name
+    return found

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from resect.adapt.dissolving import JOINED, Host
-from resect.adapt.naming import Key, names_of, same_layer, staying
+from resect.adapt.naming import Key, is_opened, names_of, same_layer, staying
 from resect.edits.rename import Rename
 from resect.errors import EditError
 from resect.graph import Graph, Layer
@@ -36,7 +36,7 @@ class Inlining:
         """The graph without them."""
         for _, nested in self.graph.walk():
             for layer in nested.layers.values():
-                if layer.graph is not None and same_layer(layer) in self.chosen:
+                if self._is_chosen(layer) and not is_opened(layer):
                     _check(layer)
         _check_copies(self.graph, self.chosen)
         return self._with_one_name(self._host(self.graph))

@@ -10,6 +10,15 @@ from resect.graph import Graph, Layer, free_name
 Key = tuple[Any, ...]
 
 
+#: The `part` of a layer whose call is to be dissolved begins so; its `graph` is that of one call.
+OPENED = "opened"
+
+
+def is_opened(layer: Layer) -> bool:
+    """Whether a layer with a graph is no nested model, but a call of a layer that was traced."""
+    return layer.part.startswith(OPENED)
+
+
 def same_layer(layer: Layer) -> Key:
     """What is equal for a layer wherever it stands."""
     return ("layer", id(layer.op), layer.part)

@@ -81,7 +81,7 @@ class _Walk:
                 self.run(layer.graph, (*path, call), None, False)
                 self.last = before
                 continue
-            own = _recorded(layer, node)
+            own = recorded_training(layer, node)
             value = self._value(given, own, layer)
             self.found.on[*path, call] = False if value is _NOTHING_OR_FALSE else value
             if recorded:
@@ -114,7 +114,7 @@ class _Walk:
         self.run(layer.graph, path, value, recorded)
 
 
-def _recorded(layer: Layer, node: Node) -> Any:
+def recorded_training(layer: Layer, node: Node) -> Any:
     """The `training` argument that a call recorded, `None` without one."""
     if "training" in node.kwargs:
         return node.kwargs["training"]
@@ -125,7 +125,7 @@ def _recorded(layer: Layer, node: Node) -> Any:
 
 def _records_training(graph: Graph) -> bool:
     return any(
-        bool(_recorded(nested.layer(call), node))
+        bool(recorded_training(nested.layer(call), node))
         for _, nested in graph.walk()
         for call, node in nested.nodes.items()
         if not nested.is_input(call) and not is_raw(nested.layer(call).op)

@@ -15,6 +15,8 @@ values       tensors and storage, on each backend
 training     compile configurations and optimizers
 tracing      a subclassed model -> Graph
 units        the layers of any model that hold variables, in order
+layer_tracing, layer_running, causal  a call of a layer -> Graph
+mask_calls   the calls behind a mask that Keras made by itself
 symbolic     one run of a `call` on symbolic tensors
 trace_checks what a trace would get silently wrong
 snapshots    what a model was, to show that it still is

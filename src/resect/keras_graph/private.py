@@ -23,6 +23,7 @@ from keras.src.layers.core.input_layer import InputLayer
 from keras.src.models.functional import Functional
 from keras.src.ops.function import Function
 from keras.src.ops.node import Node
+from keras.src.random.seed_generator import global_seed_generator
 from keras.src.utils.tracking import TrackedDict, TrackedList, TrackedSet, Tracker
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "fresh_names",
     "garbage_collection_paused",
     "get_keras_mask",
+    "global_seed_generator",
     "in_stateless_scope",
     "maker_of",
     "set_keras_mask",
@@ -89,8 +91,9 @@ def call_lists(operation: Any) -> tuple[list[Any], list[Any]]:
 
 
 def maker_of(tensor: Any) -> Any:
-    """The operation that a symbolic tensor came from."""
-    return tensor._keras_history.operation
+    """The operation that a symbolic tensor came from; `None` if nothing is recorded of it."""
+    history = getattr(tensor, "_keras_history", None)
+    return None if history is None else history.operation
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from typing import Any
 import keras
 
 from resect.errors import TraceError
+from resect.keras_graph import private
 
 _LIBRARY = Path(__file__).parents[1]
 
@@ -50,11 +51,19 @@ def symbolic_run(subject: Subject, training: bool | None, values: Any = ()) -> A
     """
     owner = subject.owner
     around = _Around(lambda: subject.run(training))
+    seed = private.global_seed_generator().state
     with keras.StatelessScope(state_mapping=values, initialize_variables=False) as scope:
         before = {id(v): scope.get_current_value(v) for v in owner.variables}
         outputs = around(training=training)
         if around.error is not None:
             raise _stopped(owner, around.error) from around.error
+        if scope.get_current_value(seed) is not None:
+            raise TraceError(
+                f"{line_of_call(owner, r'random')}: {type(owner).__name__}.call draws random "
+                "numbers without a layer. In a graph of calls they would always be the same.",
+                "Draw them in a layer of its own.",
+                owner.name,
+            )
         changed = [v for v in owner.variables if scope.get_current_value(v) is not before[id(v)]]
     if changed:
         raise TraceError(

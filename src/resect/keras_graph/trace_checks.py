@@ -72,11 +72,12 @@ def check_training(subject: Subject) -> None:
         )
     for mode, outputs in traces.items():
         for node in reversed(recorded(outputs)):
-            if node.arguments.kwargs.get("training") is (not mode):
-                raise _fixed_mode(owner, node.operation.name, not mode)
+            told = node.arguments.kwargs.get("training", mode)
+            if told is (not mode) or (told is None and mode):  # which Keras takes for False
+                raise _fixed_mode(owner, node.operation.name, told)
 
 
-def _fixed_mode(owner: Any, layer: str, mode: bool) -> TraceError:
+def _fixed_mode(owner: Any, layer: str, mode: bool | None) -> TraceError:
     return TraceError(
         f"{line_of_call(owner, rf'training *= *{mode}')}: {type(owner).__name__}.call always calls "
         f"'{layer}' with training={mode}. In a Functional model Keras overrides that.",
