@@ -311,7 +311,8 @@ class Peeking(Block):
     ],
 )
 def test_what_a_trace_would_get_wrong_is_refused(cls, error, message):
-    model = in_a_model(cls(4, name="bad")) if cls is not Peeking else _unchecked(cls(4, name="bad"))
+    layer = cls(4, name="bad")
+    model = _unchecked(layer) if cls in (Noisy, Peeking) else in_a_model(layer)
     with pytest.raises(error, match=message):
         resect.adapt.inline(model, "bad")
 
