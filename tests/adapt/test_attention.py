@@ -121,6 +121,15 @@ def test_unknown_sizes_and_mixed_precision(make):
     np.testing.assert_array_equal(*(np.asarray(run(m, inputs), "float32") for m in (new, model)))
 
 
+@each_edit
+def test_a_model_at_two_paths_has_one_module(make):
+    for where in ("*conv", "right/core/conv"):
+        new = resect.plan(twice_nested()).then(make(where, ratio=2)).apply()
+        for path in ("left/core", "right/core"):
+            made = [la.name for la in layer_of(new, path).layers if la.name.endswith("_scale")]
+            assert len(made) == (1 if make is adapt.SqueezeExcite else 2)
+
+
 def test_squeeze_excite_computes_what_the_paper_says_but_for_the_factor():
     model = channels_first()
     new = randomise(adapt.squeeze_excite(model, "act", ratio=2), 5)

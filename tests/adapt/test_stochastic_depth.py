@@ -137,6 +137,25 @@ def test_depth_goes_through_nested_models():
     assert rates(adapt.stochastic_depth(nested_blocks(), 0.4)) == expected
 
 
+def test_a_model_at_two_paths_is_dropped_in_once():
+    core = resect.pop(blocks(2))
+    x = features = keras.Input((6,), name="features")
+    for name in ("left", "right"):
+        outer = keras.Input((6,))
+        x = keras.Model(outer, layers.ReLU(name="act")(core(outer)), name=name)(x)
+    model = randomise(keras.Model(features, x, name="twice"))
+    for where in (None, "add_*", "left/blocks/add_*"):
+        assert rates(adapt.stochastic_depth(model, 0.4, where)) == {"add_0": 0.2, "add_1": 0.4}
+    assert rates(adapt.stochastic_depth(model, 0.4, "right/blocks/add_0")) == {"add_0": 0.4}
+
+
+def test_a_branch_may_have_no_weights():
+    features = keras.Input((6,), name="features")
+    x = layers.Add(name="add")([layers.ReLU(name="act")(features), features])
+    plan = resect.plan(keras.Model(features, x)).then(adapt.StochasticDepth(0.5))
+    assert "add_stochastic_depth +  Dropout     (None, 6)  <- act" in str(plan.result)
+
+
 def test_whole_samples_are_dropped_as_often_as_the_rate_says():
     model = blocks(2)
     new = adapt.stochastic_depth(model, 0.3, schedule="constant", seed=11)

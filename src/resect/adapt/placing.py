@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
 
-from resect.edits.base import single_output, spelled, spellings
+from resect.edits.base import by_path, single_output, spelled, spellings
 from resect.errors import EditError
 from resect.graph import Call, Graph, Layer, Node, Ref, Spec, free_name
 from resect.keras_graph.making import template_layer
 from resect.lookup import resolve_calls
-from resect.select import Place, Where
+from resect.select import Where
 
 DataFormat = Literal["channels_last", "channels_first"]
 #: From a tensor to what takes its place: writes down the calls between the two.
@@ -85,7 +85,7 @@ def put_behind(graph: Graph, where: Where, name: str, module: Module) -> Graph:
     Raises:
         MultipleOutputsError: A call returns several tensors, and it is not said which is meant.
     """
-    for path, calls in by_model(graph, resolve_calls(where, graph)):
+    for path, calls in by_path(resolve_calls(where, graph)).items():
         nested = graph.at(path)
         taken = set(nested.layers)
         instead: dict[Ref, Ref] = {}
@@ -100,19 +100,6 @@ def put_behind(graph: Graph, where: Where, name: str, module: Module) -> Graph:
         rewired = nested.substitute(instead).add(nodes, layers).ordered()
         graph = graph.with_nested(path, rewired)
     return graph
-
-
-def by_model(graph: Graph, places: Iterable[Place]) -> list[tuple[tuple[str, ...], list[Call]]]:
-    """The calls in each model, the innermost first; a model that stands at two paths once."""
-    grouped: dict[tuple[int, str], tuple[tuple[str, ...], dict[Call, None]]] = {}
-    for place in places:
-        key = (0, "")
-        if place.path:
-            owner = graph.at(place.path[:-1]).layers[place.path[-1]]
-            key = (id(owner.op), owner.part)
-        grouped.setdefault(key, (place.path, {}))[1][place.call] = None
-    found = [(path, list(calls)) for path, calls in grouped.values()]
-    return sorted(found, key=lambda each: len(each[0]), reverse=True)
 
 
 def policy_for(put: Putting, ref: Ref) -> str:

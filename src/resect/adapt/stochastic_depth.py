@@ -16,8 +16,8 @@ from resect.adapt.branches import (
     leaks,
     sums,
 )
-from resect.adapt.placing import Putting, by_model, policy_for
-from resect.edits.base import Edit, quoted, spellings
+from resect.adapt.placing import Putting, policy_for
+from resect.edits.base import Edit, by_path, quoted, spellings
 from resect.errors import EditError, MergeError
 from resect.graph import Call, Graph
 from resect.lookup import resolve
@@ -65,7 +65,7 @@ class StochasticDepth(Edit):
     def apply(self, graph: Graph) -> Graph:
         branches, _ = _found(graph, self.where)
         drops = {place: self._drop(i, len(branches)) for i, place in enumerate(branches)}
-        for path, calls in by_model(graph, branches):
+        for path, calls in by_path(branches).items():
             nested = graph.at(path)
             taken = set(nested.layers)
             for call in calls:
