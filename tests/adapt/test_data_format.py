@@ -336,6 +336,20 @@ def test_permutes_that_were_there_are_used():
         assert_near(called(new, arrays(model))[0], called(model, arrays(model))[0])
 
 
+def test_inputs_and_outputs_have_the_new_layout_or_the_old_one_and_no_other():
+    stack = [
+        keras.Input((8, 6, 3), name="image"),
+        layers.Permute((2, 1, 3), name="turn"),
+        layers.Conv2D(4, 3, name="conv"),
+        layers.Permute((2, 1, 3), name="back"),
+    ]
+    model = randomise(keras.Sequential(stack, name="turned"))
+    new = data_format(model, "channels_first")
+    assert (new.input_shape, new.output_shape) == (model.input_shape, model.output_shape)
+    if RUNS:
+        assert_near(called(new, arrays(model))[0], called(model, arrays(model))[0])
+
+
 class Doubled(layers.Layer):
     def call(self, x: Any) -> Any:
         return 2 * x

@@ -42,6 +42,11 @@ def moved(rank: int, to: DataFormat, lead: int = 0) -> Layout:
     return (*front, *rest[1:], rest[0])
 
 
+def moves(rank: int, to: DataFormat) -> tuple[Layout, Layout]:
+    """The layouts of a feature map, and of one for each step of a sequence."""
+    return moved(rank, to), moved(rank, to, 1)
+
+
 def inverse(layout: Layout) -> Layout:
     """The layout that takes a tensor back."""
     return tuple(layout.index(axis) for axis in range(len(layout)))

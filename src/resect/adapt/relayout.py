@@ -24,6 +24,7 @@ from resect.adapt.layouts import (
     inverse,
     is_row,
     moved,
+    moves,
     same_of,
     shape_in,
     then,
@@ -53,13 +54,13 @@ def relayout(
         EditError: A shared layer would have to become two different ones.
     """
     wants = wanted(graph, (), decisions.to)
-    given = [
-        wants.get(ref, same_of(graph, ref))
-        if inputs is None or ref in inputs
-        else same_of(graph, ref)
-        for ref in graph.input_refs
-    ]
-    return _Walk(decisions, graph, wants).run(given, outputs)[0]
+    given = []
+    for ref in graph.input_refs:
+        want, same = wants.get(ref), same_of(graph, ref)
+        free = (inputs is None or ref in inputs) and want in moves(len(same), decisions.to)
+        given.append(want if free and want is not None else same)
+    outer = graph.output_refs if outputs is None else outputs
+    return _Walk(decisions, graph, wants).run(given, outer)[0]
 
 
 class _Walk:
@@ -78,19 +79,19 @@ class _Walk:
     def run(
         self, given: Sequence[Layout], outputs: Collection[Ref] | None
     ) -> tuple[Graph, list[Layout]]:
-        """The converted graph, and the layouts of its outputs."""
+        """The converted graph, and the layouts of its outputs.
+
+        Args:
+            given: The layouts of its inputs.
+            outputs: Of the outermost model, the outputs that may change.
+        """
         by_input = dict(zip(self.graph.input_refs, given, strict=True))
         for call, node in self.graph.nodes.items():
             if self.graph.is_input(call):
                 self._input(Ref(call), by_input[Ref(call)])
             else:
                 self._visit(call, node)
-        returned = [
-            self.natural.get(ref, self._main(ref))
-            if outputs is None or ref in outputs
-            else same_of(self.graph, ref)
-            for ref in self.graph.output_refs
-        ]
+        returned = [self._returned(ref, outputs) for ref in self.graph.output_refs]
         found = dict(zip(self.graph.output_refs, returned, strict=True))
         wired = {ref: self._output(ref, layout) for ref, layout in found.items()}
         if not self.changed:
@@ -101,6 +102,14 @@ class _Walk:
             outputs=map_refs(lambda ref: wired[ref], self.graph.outputs),
         )
         return new.pruned().ordered(), returned
+
+    def _returned(self, ref: Ref, outputs: Collection[Ref] | None) -> Layout:
+        """The layout of an output: of a nested model any, of the outermost the new or the old."""
+        layout, same = self.natural.get(ref, self._main(ref)), same_of(self.graph, ref)
+        if outputs is None:
+            return layout
+        new = ref in outputs and layout in moves(len(layout), self.decisions.to)
+        return layout if new else same
 
     # Versions of a tensor
 
