@@ -105,14 +105,25 @@ class TestLevels:
 
     def test_a_skip_connection_around_blocks_is_a_stage(self):
         x = inputs = keras.Input((4,), name="x")
-        first = layers.Dense(5, name="head")(x)
-        x = layers.LayerNormalization(name="norm")(first)
+        first = x = layers.Dense(5, name="head")(x)
         for i in range(2):
             x = layers.Add(name=f"sum{i}")([x, layers.Dense(5, name=f"inner{i}")(x)])
         x = layers.Add(name="long")([first, layers.Dense(5, name="tail")(x)])
         found = resect.blocks(keras.Model(inputs, x))
         assert found.level("block").names == ("sum0", "sum1")
         assert found.level("stage").names == ("long", "sum0 … sum1")
+
+    def test_a_block_behind_a_tensor_that_is_also_read_elsewhere(self):
+        inputs = keras.Input((4,), name="x")
+        tap = x = layers.Dense(5, name="tap")(inputs)
+        for i in range(2):
+            x = layers.Add(name=f"sum{i}")([x, layers.Dense(5, name=f"inner{i}")(x)])
+        heads = [layers.Dense(2, name="one")(tap), layers.Dense(3, name="other")(x)]
+        model = randomise(keras.Model(inputs, heads))
+        found = resect.blocks(model).level("block")
+        assert named(found) == [("sum0", "tap", "sum0"), ("sum1", "sum0", "sum1")]
+        for block in found:
+            assert_collapses(model, block)
 
     def test_operations_that_part_and_meet_are_no_block(self):
         x = inputs = keras.Input((4,), name="x")

@@ -9,6 +9,7 @@ from itertools import pairwise, product
 import pytest
 
 from resect.blocks.dominators import immediate_dominators, regions
+from resect.blocks.forks import partial_forks
 
 pytestmark = pytest.mark.nobackend
 
@@ -69,8 +70,58 @@ def test_a_region_is_entered_and_left_in_one_place(seed: int):
         assert found.around[vertex] == max((a for a, _ in holding), default=-1)
 
 
+def test_ways_of_a_group_meet_where_nothing_else_comes():
+    count = 0
+    for seed in range(600):
+        before = with_readers(local_graph(seed))
+        last = len(before) - 1
+        dominator = immediate_dominators(before)
+        for group in partial_forks(before):
+            count += 1
+            (fork,) = {source for way in group for source in before[way]}
+            others = [v for v in range(last + 1) if fork in before[v] and v not in group]
+            assert len(group) > 1
+            assert others
+            ways = [path for way in group for path in paths(before, way, last)]
+            meeting = min(set.intersection(*ways))
+            assert dominator[meeting] == fork
+            assert all(path & set(group) for path in paths(before, 0, meeting))
+    assert count > 20
+
+
+def local_graph(seed: int) -> list[list[int]]:
+    """A graph of which each vertex reads one or two of the four before it."""
+    rng = random.Random(seed)
+    size = rng.randint(6, 12)
+    before = [
+        sorted({max(0, v - rng.randint(1, 4)) for _ in range(rng.choice((1, 1, 2)))} if v else [])
+        for v in range(size)
+    ]
+    loose = set(range(size - 1)) - {source for sources in before for source in sources}
+    before[-1] = sorted({*before[-1], *loose})
+    return before
+
+
+def with_readers(before: list[list[int]]) -> list[list[int]]:
+    """The graph with a vertex on each edge from a vertex that has several, as tensors have."""
+    count = [sum(v in sources for sources in before) for v in range(len(before))]
+    number: list[int] = []
+    found: list[list[int]] = []
+    for sources in before:
+        now = []
+        for source in sources:
+            now.append(number[source])
+            if count[source] > 1:
+                found.append([number[source]])
+                now[-1] = len(found) - 1
+        number.append(len(found))
+        found.append(now)
+    return found
+
+
 def seconds(before: list[list[int]]) -> float:
     begin = time.perf_counter()
+    partial_forks(before)
     found = regions(before)
     assert found.exit
     return time.perf_counter() - begin

@@ -1,11 +1,12 @@
 """Blocks: the regions of a model with one tensor in and one tensor out.
 
-dominators   where a graph narrows to a single vertex; numbers only
-flow         the tensors of a graph as vertices; its regions
-naming       what the names of layers say about which of them belong together
-facts        what is known of each region
-tree         regions become blocks, paths and stages
-block        blocks as values, and how they print
+    dominators   where a graph narrows to a single vertex; numbers only
+    forks        where only some of the ways that part meet again
+    flow         the tensors of a graph as vertices; its regions
+    naming       what the names of layers say about which of them belong together
+    facts        what is known of each region
+    tree         regions become blocks, paths and stages
+    block        blocks as values, and how they print
 
 Data flows downwards, and each module imports only from those above it, and from the engine.
 """
@@ -29,10 +30,11 @@ def blocks(model: Any, *, side: Where = None) -> Blocks:
 
     All that a region computes from goes in through one tensor, and all that the rest of the model
     has from it comes out through one, so that `resect.collapse(model, *block.ends)` makes a wire
-    of it. Beside that tensor a region may read *side tensors*, which do not count: what layers are
-    given as masks (an argument `mask` or `..._mask`), model inputs of dtype bool or whose names end
-    in `mask`, what `side` names, and everything that is computed from nothing else. So the padding
-    mask that every layer of an encoder reads does not hide its layers.
+    of it. That tensor may be read elsewhere too, by a long skip connection. Beside it a region may
+    read *side tensors*, which do not count: what layers are given as masks (an argument `mask` or
+    `..._mask`), model inputs of dtype bool or whose names end in `mask`, what `side` names, and
+    everything that is computed from nothing else. So the padding mask that every layer of an
+    encoder reads does not hide its layers.
 
     Regions make a tree, from single calls to stages:
 

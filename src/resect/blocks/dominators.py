@@ -97,7 +97,7 @@ def regions(before: Sequence[Sequence[int]]) -> Regions:
     Regions(exit={0: 1, 1: 4}, around=[-1, -1, 1, 1, -1])
     """
     dominator = immediate_dominators(before)
-    after = _post_dominators(before)
+    after = immediate_post_dominators(before)
     exits = {
         v: after[v] for v in range(len(before) - 1) if after[v] != v and dominator[after[v]] == v
     }
@@ -109,8 +109,14 @@ def regions(before: Sequence[Sequence[int]]) -> Regions:
     return Regions(exits, around)
 
 
-def _post_dominators(before: Sequence[Sequence[int]]) -> list[int]:
-    """Immediate dominators with every edge turned around."""
+def immediate_post_dominators(before: Sequence[Sequence[int]]) -> list[int]:
+    """The nearest vertex that all paths from each vertex lead through; the last one's is itself.
+
+    Example:
+
+    >>> immediate_post_dominators([[], [0], [1], [1], [2, 3]])
+    [1, 4, 4, 4, 4]
+    """
     last = len(before) - 1
     behind: list[list[int]] = [[] for _ in before]
     for vertex, sources in enumerate(before):

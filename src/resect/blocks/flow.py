@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from resect.blocks.dominators import Regions, regions
+from resect.blocks.forks import partial_forks
 from resect.graph import Call, Graph, Node, Ref, refs
 
 
@@ -40,6 +41,7 @@ def top_series(graph: Graph, side: Iterable[Ref] = ()) -> list[list[Region]]:
         side: Tensors that a region may read beside the one that goes in.
     """
     flow = _Flow(graph, frozenset(side))
+    flow.put_before(partial_forks(flow.before))
     return _nest(flow, regions(flow.before))
 
 
@@ -95,18 +97,34 @@ class _Flow:
                 continue
             sources = [self._read(ref) for ref in reads[call]] or [0]
             for ref in live:
-                self.vertex[ref] = self._add(ref, sources)
+                self.vertex[ref] = self._append(ref, sources)
             self.calls[self.vertex[live[0]]] = call
-        self._add(None, [self._read(ref) for ref in outputs] or [0])
-
-    def _add(self, tensor: Ref | None, before: list[int]) -> int:
-        self.tensors.append(tensor)
-        self.before.append(before)
-        return len(self.before) - 1
+        self._append(None, [self._read(ref) for ref in outputs] or [0])
 
     def _read(self, ref: Ref) -> int:
         several = self.readers[ref] > 1
-        return self._add(ref, [self.vertex[ref]]) if several else self.vertex[ref]
+        return self._append(ref, [self.vertex[ref]]) if several else self.vertex[ref]
+
+    def put_before(self, groups: list[list[int]]) -> None:
+        """Puts a vertex of the same tensor before each group of readers of one tensor."""
+        waiting = {min(group): group for group in groups}
+        number: list[int] = []  # by their old numbers, the new numbers of the vertices
+        instead: dict[int, int] = {}
+        tensors, before = self.tensors, self.before
+        self.tensors, self.before = [], []
+        for vertex, sources in enumerate(before):
+            if vertex in waiting:
+                added = self._append(tensors[vertex], [number[source] for source in sources])
+                instead.update(dict.fromkeys(waiting[vertex], added))
+            fork = instead.get(vertex)
+            now = [number[source] for source in sources] if fork is None else [fork]
+            number.append(self._append(tensors[vertex], now))
+        self.calls = {number[vertex]: call for vertex, call in self.calls.items()}
+
+    def _append(self, tensor: Ref | None, before: list[int]) -> int:
+        self.tensors.append(tensor)
+        self.before.append(before)
+        return len(self.before) - 1
 
 
 def _readers(reads: dict[Call, list[Ref]], outputs: list[Ref]) -> dict[Ref, int]:
