@@ -34,7 +34,6 @@ def transformer() -> keras.Model:
 
 
 def recurrent() -> keras.Model:
-    """Without a SimpleRNN, of which Keras runs one step more on PyTorch, to see what it returns."""
     x = steps = keras.Input((6, 16), name="steps")
     x = layers.Bidirectional(layers.LSTM(12, return_sequences=True), name="both")(x)
     x = layers.GRU(8, return_sequences=True, name="gru")(x)

@@ -228,6 +228,18 @@ class TestLatency:
         assert f"median of 20 on {backend}" in str(found)
         assert json.loads(found.to_json())["latency"]["runs"] == 20
 
+    def test_a_graph_takes_no_time(self):
+        graph = resect.read(mlp())
+        assert resect.profile(graph) == resect.profile(mlp())
+        with pytest.raises(TypeError, match="pass the model, not its graph"):
+            resect.profile(graph, latency=True)
+
+    def test_strings_cannot_be_made_up(self):
+        words = keras.Input((1,), dtype="string", name="words")
+        model = keras.Model(words, layers.Identity()(words))
+        with pytest.raises(ShapeError, match="takes strings"):
+            resect.profile(model, latency=True)
+
     def test_models_that_take_words_and_several_inputs(self):
         words = keras.Input((None,), dtype="int32", name="words")
         other = keras.Input((3,), name="other")

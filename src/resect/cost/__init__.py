@@ -55,6 +55,7 @@ def profile(
 
     Raises:
         ReadError: The model cannot be read as a graph.
+        TypeError: Latency of a graph.
         ShapeError: An axis of an input, or of something computed from it, is not known.
 
     Example:
@@ -68,6 +69,8 @@ def profile(
     d     Dense  (1, 8)                40             32         32 B
     ...
     """
+    if latency and isinstance(model, Graph):
+        raise TypeError("Time is measured on a model: pass the model, not its graph.")
     graph = model if isinstance(model, Graph) else read(model)
     given = input_specs(graph, input_shape, batch_size)
     count = Count()
