@@ -11,6 +11,7 @@ from resect.edits import Edit
 from resect.errors import Problem, SurgeryError
 from resect.graph import Call, Graph, Layer
 from resect.keras_graph.inferring import infer
+from resect.keras_graph.state import key_of
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _replaced(layer: Layer) -> list[Any]:
     if layer.origin == "reinit":
         return list(variables)
     values = {} if layer.change is None else layer.change.values
-    return [variable for variable in variables if variable.name in values]
+    return [variable for variable in variables if key_of(variable, values) is not None]
 
 
 def _is_used(graph: Graph, call: Call) -> bool:

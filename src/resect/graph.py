@@ -84,9 +84,10 @@ class Change:
 
     Attributes:
         template: The unbuilt layer of that configuration, opaque here.
-        values: By its name, how a variable comes to a value that is not simply its old one: a
-            function of the old values by name, or `None` for a variable that starts afresh or is
-            left out. Every other variable keeps its value, and must keep its shape.
+        values: By its name, or by the end of its path, how a variable comes to a value that is not
+            simply its old one: a function of the old values by name (or by that end of the path),
+            or `None` for a variable that starts afresh or is left out. Every other variable keeps
+            its value, and must keep its shape.
         built: What is done to the layer once it is built and no configuration says, such as
             enabling LoRA. A variable that this freezes is frozen, and none is thawed.
         thawed: Names of variables with other values that are trained from now on if the layer is.

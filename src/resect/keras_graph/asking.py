@@ -15,7 +15,7 @@ from resect.keras_graph import private
 from resect.keras_graph.copying import Copier
 from resect.keras_graph.making import from_config
 from resect.keras_graph.reading import parts_of, spec_of
-from resect.keras_graph.state import needs_batch_size, variable_specs
+from resect.keras_graph.state import key_of, needs_batch_size, variable_specs
 
 # How messages of Keras begin before they come to the point.
 _PREAMBLES = ("Exception encountered", "Arguments", "Could not automatically infer")
@@ -185,15 +185,19 @@ def _check_change(layer: Layer, change: Change, fresh: Any) -> None:
         MisfitError: One would be lost, or would start afresh unasked; or one that is to get
             another value is quantized, or not the only one of its name.
     """
-    for specs in (variable_specs(layer.op), variable_specs(fresh)):
-        chosen = [v for v in specs if change.values.get(v.name) is not None]
-        if len({v.name for v in chosen}) != len(chosen):
-            raise MisfitError(f"several of its variables are called {chosen[0].name}.")
-        for variable in chosen:
-            if "float" not in variable.dtype:
-                raise MisfitError(f"its {variable.name} is quantized ({variable.dtype}).")
-    was = [v for v in variable_specs(layer.op) if v.name not in change.values]
-    now = [v for v in variable_specs(fresh) if v.name not in change.values]
+    left = []
+    for each in (layer.op, fresh):
+        keys = [key_of(variable, change.values) for variable in getattr(each, "weights", ())]
+        specs = variable_specs(each)
+        for key, spec in zip(keys, specs, strict=True):
+            if key is None or change.values[key] is None:
+                continue
+            if keys.count(key) > 1:
+                raise MisfitError(f"several of its variables are called {key}.")
+            if "float" not in spec.dtype:
+                raise MisfitError(f"its {spec.name} is quantized ({spec.dtype}).")
+        left.append([spec for key, spec in zip(keys, specs, strict=True) if key is None])
+    was, now = left
     if sorted(was) == sorted(now) and (was == now or len(set(was)) == len(was)):
         return
     if misfit := _misfitting(tuple(was), tuple(now)):

@@ -16,6 +16,7 @@ from resect.keras_graph.state import (
     carry_flags,
     carry_states,
     carry_unrecorded,
+    key_of,
     matching_variables,
     reference,
     title,
@@ -102,13 +103,13 @@ def _set_trainable(copier: Attributes, layer: Any, new: Any, change: Change) -> 
 def _revalue(copier: Attributes, layer: Any, skeleton: Any, change: Change) -> None:
     """Makes the variables of a changed layer that do not simply keep their values."""
     values = change.values
-    old = {v.name: np.asarray(keras.ops.convert_to_numpy(v.value)) for v in layer.variables}
-    paths = {v.name: v._path for v in layer.variables}
-    trainable = {v.name: v.trainable for v in layer.variables}
+    keyed = {key_of(v, values) or v.name: v for v in layer.variables}
+    old = {k: np.asarray(keras.ops.convert_to_numpy(v.value)) for k, v in keyed.items()}
     for variable in skeleton.variables:
-        if variable.name not in values:
+        key = key_of(variable, values)
+        if key is None:
             continue
-        how = values[variable.name]
+        how, was = values[key], keyed.get(key)
         value = None if how is None else how(old)
         if value is not None and value.shape != tuple(variable.shape):
             raise CopyError(
@@ -119,9 +120,9 @@ def _revalue(copier: Attributes, layer: Any, skeleton: Any, change: Change) -> N
             )
         new = made_variable(variable, value)
         below = variable.path.removeprefix(f"{skeleton.path}/")
-        new._path = paths.get(variable.name, f"{layer.path}/{below}")
+        new._path = f"{layer.path}/{below}" if was is None else was._path
         afresh = variable.trainable and change.template.trainable
-        new.trainable = trainable.get(variable.name, afresh)
+        new.trainable = afresh if was is None else was.trainable
         if variable.name in change.thawed:
             new.trainable = variable.trainable and layer.trainable
         copier.remember(variable, new)
@@ -142,6 +143,6 @@ def _config_of(rule: Any) -> Any:
     return type(rule), rule.get_config()
 
 
-def _without(layer: Any, names: Container[str]) -> list[Any]:
+def _without(layer: Any, keys: Container[str]) -> list[Any]:
     """The variables of a layer, but for some."""
-    return [v for v in getattr(layer, "variables", ()) if v.name not in names]
+    return [v for v in getattr(layer, "variables", ()) if key_of(v, keys) is None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import keras
@@ -20,6 +20,13 @@ def variable_specs(operation: Any) -> tuple[VariableSpec, ...]:
         VariableSpec(*_key(v), str(keras.backend.standardize_dtype(v._dtype)))
         for v in getattr(operation, "weights", ())
     )
+
+
+def key_of(variable: Any, keys: Container[str]) -> str | None:
+    """The key that means a variable: its name, or an end of its path; `None` if none does."""
+    parts = [*variable.path.split("/")[:-1], variable.name]
+    ends = ("/".join(parts[-length:]) for length in range(1, len(parts) + 1))
+    return next((end for end in ends if end in keys), None)
 
 
 def carry_state(old: Any, new: Any) -> tuple[list[tuple[Any, Any]], list[Any]]:
