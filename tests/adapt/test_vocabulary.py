@@ -11,7 +11,7 @@ import resect
 from resect.adapt import Rule, Vocabulary, register, rule_of
 from resect.errors import AmbiguousError, EditError, ShapeError
 from tests.adapt.models import language, run
-from tests.common import mlp, randomise
+from tests.common import mlp, randomise, slots, train, trained
 from tests.surgery import assert_surgery
 
 reversible = pytest.mark.skipif(
@@ -115,3 +115,52 @@ def test_variables_of_one_name_are_not_confused():
     model = keras.Sequential([keras.Input((5,), dtype="int32"), Both(11, name="both")])
     with pytest.raises(ShapeError, match="several of its variables are called embeddings"):
         resect.adapt.vocabulary(randomise(model), 12)
+
+
+def composite(words: int = 11) -> keras.Model:
+    """KerasHub's embedding of tokens and positions, read in reverse for the logits."""
+    hub = pytest.importorskip("keras_hub")
+    ids = keras.Input((5,), dtype="int32", name="ids")
+    embedding = hub.layers.TokenAndPositionEmbedding(words, 5, 4, name="both")
+    x = layers.GRU(4, return_sequences=True, name="gru")(embedding(ids))
+    return randomise(keras.Model(ids, layers.Dense(3, name="out")(x), name="composite"))
+
+
+def test_words_and_positions_in_one_layer():
+    model = composite()
+    plan = resect.plan(model).then(Vocabulary(15, new="mean"))
+    new = plan.apply()
+    resect.verify(model, new, plan=plan)
+    np.testing.assert_array_equal(run(new, IDS), run(model, IDS))
+    parts = [{v.path: v for v in m.get_layer("both").variables} for m in (new, model)]
+    assert list(parts[0]) == list(parts[1])
+    words, positions = (keras.ops.convert_to_numpy(v) for v in parts[0].values())
+    assert (words.shape, positions.shape) == ((15, 4), (5, 4))
+    np.testing.assert_allclose(words[11:], np.tile(words[:11].mean(axis=0), (4, 1)), rtol=1e-5)
+    np.testing.assert_array_equal(positions, list(parts[1].values())[1])
+    assert np.isfinite(run(new, np.full((1, 5), 14, "int32"))).all()
+    with pytest.raises(EditError, match="has 11 words, and would have 9"):
+        resect.adapt.vocabulary(model, 9)
+
+
+def test_the_slots_of_the_positions_go_on_and_those_of_the_words_start_afresh():
+    model = trained(composite())
+    new = resect.adapt.vocabulary(model, 12)
+    found, had = slots(new.optimizer), slots(model.optimizer)
+    name = "_momentums of both/position_embedding/embeddings"
+    np.testing.assert_array_equal(found[name], had[name])
+    assert not found["_momentums of both/token_embedding/embeddings"].any()
+    train(new)
+
+
+def test_a_backbone_becomes_a_plain_model_and_reconfigured_stays_one():
+    hub = pytest.importorskip("keras_hub")
+    model = randomise(hub.models.DistilBertBackbone(11, 1, 2, 8, 16, max_sequence_length=8))
+    x = {"token_ids": IDS, "padding_mask": np.ones_like(IDS)}
+    plain = resect.adapt.vocabulary(model, 14)
+    new = resect.adapt.reconfigure(model, vocabulary_size=14)
+    assert type(plain) is not type(model)
+    assert type(new) is type(model)
+    for each in (plain, new):
+        np.testing.assert_array_equal(run(each, x), run(model, x))
+        assert each.get_layer("token_and_position_embedding").vocabulary_size == 14

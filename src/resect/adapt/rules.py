@@ -15,7 +15,10 @@ from keras import layers
 
 @dataclass(frozen=True)
 class Rule:
-    """The axes of the variables of a layer, by the names of the variables.
+    """The axes of the variables of a layer, by their names.
+
+    Where several parts of a layer have variables of one name, the end of the path says which:
+    `"token_embedding/embeddings"`.
 
     Attributes:
         inputs: Axis of the input channels.
@@ -50,6 +53,10 @@ _RULES: dict[Any, Rule] = {
     # Newer than the oldest Keras, and in KerasHub too: by name.
     "ReversibleEmbedding": Rule(
         words={"embeddings": 0, "reverse_embeddings": 1}, vocabulary="input_dim"
+    ),
+    "TokenAndPositionEmbedding": Rule(
+        words={"token_embedding/embeddings": 0, "token_embedding/reverse_embeddings": 1},
+        vocabulary="vocabulary_size",
     ),
 }
 
