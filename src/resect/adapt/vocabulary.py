@@ -117,8 +117,9 @@ def vocabulary(
     """The model with more words in its vocabulary.
 
     An embedding that is the output layer too (`ReversibleEmbedding`) grows in both places, and
-    returns logits for the new words. KerasHub's `TokenAndPositionEmbedding` grows in its words. Where a
-    model is to stay what its class makes it, `reconfigure(model, vocabulary_size=n)` asks the class.
+    returns logits for the new words. KerasHub's `TokenAndPositionEmbedding` grows in its words.
+    Where a model is to stay what its class makes it, `reconfigure(model, vocabulary_size=n)` asks
+    the class.
 
     Preserved: everything that is computed from old ids, the logits of old words included.
     Not preserved: the optimizer's slots of the embedding start afresh.
