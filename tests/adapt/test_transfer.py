@@ -193,15 +193,18 @@ def test_branches_are_told_apart_however_deep_they_are():
     def branched(deeper: bool) -> keras.Model:
         x = features = keras.Input((4,))
         left = layers.Dense(4, activation="relu")(x)
-        right = layers.Dense(4)(layers.Activation("tanh")(x) if deeper else x)
-        left = layers.Dropout(0.1)(left) if not deeper else left
+        right = layers.Dense(4)(x)
+        right = layers.Activation("tanh")(right) if deeper else right
         return randomise(keras.Model(features, layers.Concatenate()([left, right])), seed=deeper)
 
     source, target = branched(False), branched(True)
     made = assert_carried(source, target, strict=True)
     ones = [la for la in made.model.layers if isinstance(la, layers.Dense)]
     others = [la for la in source.layers if isinstance(la, layers.Dense)]
-    for layer, other in ((pick(ones, "relu"), pick(others, "relu")),):
+    assert [la.activation.__name__ for la in ones] == ["linear", "relu"]
+    assert [la.activation.__name__ for la in others] == ["relu", "linear"]
+    for activation in ("relu", "linear"):
+        layer, other = pick(ones, activation), pick(others, activation)
         assert_equal(layer.get_weights(), other.get_weights())
 
 
