@@ -90,10 +90,6 @@ def test_merged_equals_unmerged(build, where, count):
     model = build()
     new = with_random_factors(adapt.lora(model, where, 2, alpha=3))
     assert np.max(np.abs(predictions(new) - predictions(model))) > 1e-3
-    if build is masked and count > 2:
-        with pytest.raises(EditError, match="several called 'kernel'"):
-            adapt.merge_lora(new)
-        return
     merged = applied(new, adapt.MergeLora())
     assert_close(predictions(merged), predictions(new), 1e-4)
     if build is not transfer:  # a layer that was frozen is trained, now that LoRA was in it
@@ -182,6 +178,31 @@ def test_parts_of_a_composite_layer():
     owners = [v.path.split("/")[-2] for v in new.trainable_variables]
     assert owners == ["query", "query", "value", "value"]
     np.testing.assert_array_equal(predictions(new), predictions(model))
+
+
+def test_parts_are_merged_each_with_its_own_factors():
+    model = masked()
+    new = with_random_factors(adapt.lora(model, "attention", 2, alpha=5, parts=("query", "value")))
+    merged = adapt.merge_lora(new)
+    layer = merged.get_layer("attention")
+    assert not any(getattr(part, "lora_enabled", False) for part in layer._flatten_layers())
+    assert_close(predictions(merged), predictions(new), 1e-4)
+    with pytest.raises(CopyError, match="they would get other values, there too"):
+        adapt.merge_lora(new, weights="share")
+    again = with_random_factors(adapt.lora(merged, "attention", 2))
+    assert len(factors(again)) == 8
+
+
+def test_blocks_of_kerashub_have_it_in_their_parts():
+    keras_hub = pytest.importorskip("keras_hub")
+    features = keras.Input((5, 8), name="features")
+    x = keras_hub.layers.TransformerEncoder(16, 2, name="block")(features)
+    model = randomise(keras.Model(features, layers.Dense(2, name="logits")(x), name="hub"))
+    new = adapt.lora(model, "block", 2, parts=("query", "value"), freeze=True)
+    assert len(new.trainable_variables) == 4
+    np.testing.assert_array_equal(predictions(new), predictions(model))
+    with_random_factors(new)
+    assert_close(predictions(adapt.merge_lora(new)), predictions(new), 1e-4)
 
 
 def test_a_file_holds_the_merged_weights(tmp_path):

@@ -27,13 +27,15 @@ class Changed(NamedTuple):
         values: How variables come to other values; see `resect.graph.Change`.
         cls: Its class, if it is to be of another.
         built: What is done to it once it is built; see `resect.graph.Change`.
+        finished: What is done last; see there.
         thawed: Names of variables with other values that are trained from now on; see there.
     """
 
     config: Callable[[Config], Config]
     values: Values | None = None
     cls: type | None = None
-    built: Callable[[Any], None] | None = None
+    built: Callable[[Any], Any] | None = None
+    finished: Callable[[Any, Any], list[Any]] | None = None
     thawed: frozenset[str] = frozenset()
 
 
@@ -64,14 +66,16 @@ def change_layers(
                 continue
             if id(layer.op) not in done:
                 what = how(layer)
-                done[id(layer.op)] = what and changed_layer(
-                    layer, what.config, what.cls, what.values, what.built, what.thawed
-                )
+                done[id(layer.op)] = what and _changed_layer(layer, what)
             if (changed := done[id(layer.op)]) is not None:
                 layers[name] = dataclasses.replace(changed, name=name)
         if layers:
             graph = graph.with_nested(path, _with_layers(nested, layers))
     return graph
+
+
+def _changed_layer(layer: Layer, what: Changed) -> Layer:
+    return changed_layer(layer, **what._asdict())
 
 
 def _with_layers(graph: Graph, layers: Mapping[str, Layer]) -> Graph:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import keras
 import numpy as np
 
 from resect.adapt.base import Changed, as_float, change_layers, chosen_or_all
@@ -174,7 +175,9 @@ def _check(layer: Layer, part: Any) -> None:
     title = f"'{name}' ({type(part).__name__})"
     change = layer.change or Change(None)
     if (part.lora_enabled and not change.thawed) or change.built is not None:
-        raise EditError(f"{title} has LoRA already.", "Merge it first: merge_lora.", name)
+        raise EditError(
+            f"{title} has LoRA already.", "Merge it first, on its own: merge_lora.", name
+        )
     for kind in ("kernel_constraint", "embeddings_constraint"):
         if getattr(part, kind, None) is not None:
             raise EditError(
@@ -201,21 +204,45 @@ def _has_lora(layer: Layer) -> bool:
 
 
 def _merged(layer: Layer) -> Changed:
-    (part, *others) = [p for p in _parts(layer.op, None) if p.lora_enabled]
-    what = next(name for name, pair in _FACTORS.items() if _variable(part, pair[0]) is not None)
-    if others or sum(v.name == what for v in layer.op.variables) != 1:
-        raise EditError(
-            f"'{layer.name}' ({layer.kind}) has LoRA in its parts, and several called {what!r}.",
-            "Save the model and load it: Keras merges the factors of such layers into the file.",
-            layer.name,
-        )
-    if "float" not in str(_variable(part, what).dtype):
-        raise EditError(
-            f"'{layer.name}' ({layer.kind}) is quantized: its {what} would be rounded anew.",
-            "Merge before you quantize; or save the model and load it, which rounds.",
-            layer.name,
-        )
-    return Changed(_without_lora, {**_AFRESH, what: _sum(part, what)}, thawed=frozenset({what}))
+    parts = [part for part in _parts(layer.op, None) if part.lora_enabled]
+    for part in parts:
+        if "float" not in str(_variable(part, _weight(part)).dtype):
+            raise EditError(
+                f"'{layer.name}' ({layer.kind}) is quantized: its {_weight(part)} would be rounded "
+                "anew.",
+                "Merge before you quantize; or save the model and load it, which rounds.",
+                layer.name,
+            )
+    what = _weight(parts[0])
+    if sum(v.name == what for v in layer.op.variables) == 1:
+        values = {**_AFRESH, what: _sum(parts[0], what)}
+        return Changed(_without_lora, values, thawed=frozenset({what}))
+    return Changed(_without_lora, _AFRESH, finished=_merge_parts)
+
+
+def _merge_parts(layer: Any, new: Any) -> list[Any]:
+    """Merges the factors of the parts of a layer, whose weights have one name, into its copy.
+
+    Returns:
+        The weights.
+    """
+    weights = []
+    for part, new_part in zip(_parts(layer, None), _parts(new, None), strict=True):
+        if not part.lora_enabled:
+            continue
+        what = _weight(part)
+        old = {v.name: keras.ops.convert_to_numpy(v.value) for v in part.variables}
+        weight = _variable(new_part, what)
+        weight.assign(_sum(part, what)(old))
+        weight.trainable = part.trainable
+        weights.append(weight)
+        # What no configuration says was carried over: this too.
+        new_part.lora_enabled, new_part.lora_rank, new_part.lora_alpha = False, None, None
+    return weights
+
+
+def _weight(part: Any) -> str:
+    return next(name for name, (one, _) in _FACTORS.items() if _variable(part, one) is not None)
 
 
 def _sum(part: Any, what: str) -> Callable[[Mapping[str, Any]], Any]:
@@ -262,7 +289,8 @@ def lora(
 
     Preserved: what the model computes, until it is trained; all weights, the compile state, and the
     optimizer's slots of what is still trained. The factors start with fresh slots. Biases are
-    trained as before, unless `freeze` says otherwise.
+    trained as before, unless `freeze` says otherwise. A regularizer of a kernel is that of its
+    factors, as Keras has it.
 
     Two facts of Keras: a file holds the merged weights, and a model that is loaded from it has
     factors that are both zero, which no training moves. Load first and enable LoRA then; or save
@@ -312,14 +340,15 @@ def merge_lora(model: Any, where: Where = None, *, weights: Weights = "copy") ->
     Args:
         model: A built Keras model with layers that LoRA is enabled in.
         where: The layers; every layer with LoRA without.
-        weights: `"copy"` or `"share"`; what is merged is new and not shared.
+        weights: `"copy"` or `"share"`; what is merged is new, and not shared.
 
     Returns:
         A new model, its layers as they would be had LoRA never been enabled.
 
     Raises:
         NoMatchError: `where` matches nothing.
-        EditError: No layer has LoRA; or it is in several parts of a layer, or in a quantized one.
+        EditError: No layer has LoRA, or one that has it is quantized.
+        CopyError: With `weights="share"`, where several parts of a layer have it.
 
     Example:
 
