@@ -193,6 +193,32 @@ def test_parts_are_merged_each_with_its_own_factors():
     assert len(factors(again)) == 8
 
 
+@keras.saving.register_keras_serializable("tests.adapt.test_lora")
+class Words(layers.Layer):
+    """An embedding and a projection: one variable of each name."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.embed = layers.Embedding(9, 6, name="embed")
+        self.project = layers.Dense(4, name="project")
+
+    def build(self, input_shape: Any) -> None:
+        self.embed.build(input_shape)
+        self.project.build((*input_shape, 6))
+        self.built = True
+
+    def call(self, inputs: Any) -> Any:
+        return self.project(self.embed(inputs))
+
+
+def test_parts_with_weights_of_several_names_are_all_merged():
+    ids = keras.Input((5,), dtype="int32", name="ids")
+    model = randomise(keras.Model(ids, Words(name="words")(ids), name="words_only"))
+    new = with_random_factors(adapt.lora(model, "words", 2))
+    assert len(factors(new)) == 4
+    assert_close(predictions(adapt.merge_lora(new)), predictions(new), 1e-4)
+
+
 def test_blocks_of_kerashub_have_it_in_their_parts():
     keras_hub = pytest.importorskip("keras_hub")
     features = keras.Input((5, 8), name="features")

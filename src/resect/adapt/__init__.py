@@ -53,7 +53,8 @@ from resect.adapt.input_shape import InputShape, input_shape
 from resect.adapt.join import Graft, Merge, Stack, graft, merge, stack
 from resect.adapt.layout_rules import register_layout
 from resect.adapt.logits import Logits, logits
-from resect.adapt.lora import Lora, MergeLora, lora, merge_lora
+from resect.adapt.lora import Lora, lora
+from resect.adapt.lora_merging import MergeLora, merge_lora
 from resect.adapt.normalization import Normalization, normalization
 from resect.adapt.preprocessing import (
     Preprocess,

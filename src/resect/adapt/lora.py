@@ -1,34 +1,21 @@
-"""Low-rank adaptation, by what Keras itself has for it, and back to plain layers."""
+"""Low-rank adaptation, by what Keras itself has for it."""
 
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import keras
-import numpy as np
-
-from resect.adapt.base import Changed, as_float, change_layers, chosen_or_all
+from resect.adapt.base import Changed, change_layers
 from resect.adapt.freezing import frozen, operations
+from resect.adapt.lora_parts import AFRESH, NAMES, lora_parts
 from resect.edits.base import Edit, quoted, spellings
 from resect.errors import EditError
 from resect.graph import Change, Graph, Layer
-from resect.keras_graph.reading import sublayers
 from resect.lookup import resolve
 from resect.options import Weights
 from resect.plan import plan
 from resect.select import Place, Where
-
-#: The factors of what Keras has LoRA for, and what they are added to.
-_FACTORS = {
-    "kernel": ("lora_kernel_a", "lora_kernel_b"),
-    "embeddings": ("lora_embeddings_a", "lora_embeddings_b"),
-}
-_NAMES = frozenset(name for pair in _FACTORS.values() for name in pair)
-_AFRESH: Mapping[str, None] = dict.fromkeys(sorted(_NAMES))
 
 
 @dataclass(frozen=True)
@@ -81,54 +68,20 @@ class Lora(Edit):
                 "Leave it out, or apply the plan so far first.",
                 layer.name,
             )
-        targets = _parts(layer.op, self.parts)
+        targets = lora_parts(layer.op, self.parts)
         if not targets:
             raise EditError(_why_not(layer, self.parts), _REPAIR, layer.name)
         for part in targets:
             _check(layer, part)
-        return Changed(lambda config: {**config, "trainable": True}, _AFRESH, built=self._enable)
+        return Changed(lambda config: {**config, "trainable": True}, AFRESH, built=self._enable)
 
     def _enable(self, layer: Any) -> None:
-        for part in _parts(layer, self.parts):
+        for part in lora_parts(layer, self.parts):
             part.enable_lora(self.rank, lora_alpha=self.alpha)
         if self.freeze:
             for variable in layer.variables:
-                if variable.name not in _NAMES:
+                if variable.name not in NAMES:
                     variable.trainable = False
-
-
-@dataclass(frozen=True)
-class MergeLora(Edit):
-    """Merges factors into the weights that they belong to, and leaves plain layers.
-
-    Args:
-        where: The layers; every layer with LoRA without.
-    """
-
-    verb: ClassVar[str] = "merge_lora"
-    where: Where = None
-
-    def describe(self) -> str:
-        return "merge LoRA" + ("" if self.where is None else f" in {quoted(self.where)}")
-
-    def pinned(self, graph: Graph) -> Edit:
-        return MergeLora(spellings(self._places(graph), graph))
-
-    def apply(self, graph: Graph) -> Graph:
-        return change_layers(graph, self._places(graph), _merged)
-
-    def _places(self, graph: Graph) -> tuple[Place, ...]:
-        found = tuple(
-            place
-            for place in chosen_or_all(graph, self.where)
-            if _has_lora(graph.at(place.path).layer(place.call))
-        )
-        if not found:
-            raise EditError(
-                f"No layer has LoRA in {quoted(self.where or graph.name)}.",
-                "Enable it first: lora. What this plan has enabled has nothing to merge yet.",
-            )
-        return found
 
 
 _REPAIR = (
@@ -136,20 +89,9 @@ _REPAIR = (
 )
 
 
-def _parts(layer: Any, names: tuple[str, ...] | None) -> list[Any]:
-    """The layers in a layer that Keras can enable LoRA in: itself, or those it is made of."""
-    if hasattr(layer, "enable_lora"):
-        return [layer]
-    found = [part for part in sublayers(layer) if hasattr(part, "enable_lora")]
-    unique = list({id(part): part for part in found}.values())
-    if names is None:
-        return unique
-    return [p for p in unique if any(fnmatch.fnmatchcase(p.name, name) for name in names)]
-
-
 def _why_not(layer: Layer, names: tuple[str, ...] | None) -> str:
     title = f"'{layer.name}' ({layer.kind})"
-    could = [part.name for part in _parts(layer.op, None)]
+    could = [part.name for part in lora_parts(layer.op, None)]
     if could:
         return f"{title} has no part called {quoted(names)}: LoRA could be in {quoted(could)}."
     return f"Keras has no LoRA for {title}."
@@ -192,81 +134,6 @@ def _check(layer: Layer, part: Any) -> None:
             "Enable LoRA before that.",
             name,
         )
-
-
-# Merging
-
-
-def _has_lora(layer: Layer) -> bool:
-    if layer.graph is not None or layer.origin not in ("kept", "rebuilt"):
-        return False
-    return any(getattr(part, "lora_enabled", False) for part in _parts(layer.op, None))
-
-
-def _merged(layer: Layer) -> Changed:
-    parts = [part for part in _parts(layer.op, None) if part.lora_enabled]
-    for part in parts:
-        if "float" not in str(_variable(part, _weight(part)).dtype):
-            raise EditError(
-                f"'{layer.name}' ({layer.kind}) is quantized: its {_weight(part)} would be rounded "
-                "anew.",
-                "Merge before you quantize; or save the model and load it, which rounds.",
-                layer.name,
-            )
-    what = _weight(parts[0])
-    if sum(v.name == what for v in layer.op.variables) == 1:
-        values = {**_AFRESH, what: _sum(parts[0], what)}
-        return Changed(_without_lora, values, thawed=frozenset({what}))
-    return Changed(_without_lora, _AFRESH, finished=_merge_parts)
-
-
-def _merge_parts(layer: Any, new: Any) -> list[Any]:
-    """Merges the factors of the parts of a layer, whose weights have one name, into its copy.
-
-    Returns:
-        The weights.
-    """
-    weights = []
-    for part, new_part in zip(_parts(layer, None), _parts(new, None), strict=True):
-        if not part.lora_enabled:
-            continue
-        what = _weight(part)
-        old = {v.name: keras.ops.convert_to_numpy(v.value) for v in part.variables}
-        weight = _variable(new_part, what)
-        weight.assign(_sum(part, what)(old))
-        weight.trainable = part.trainable
-        weights.append(weight)
-        # What no configuration says was carried over: this too.
-        new_part.lora_enabled, new_part.lora_rank, new_part.lora_alpha = False, None, None
-    return weights
-
-
-def _weight(part: Any) -> str:
-    return next(name for name, (one, _) in _FACTORS.items() if _variable(part, one) is not None)
-
-
-def _sum(part: Any, what: str) -> Callable[[Mapping[str, Any]], Any]:
-    """The weight with the product of its factors added, as a function of the old values."""
-    one, other = _FACTORS[what]
-    scale = part.lora_alpha / part.lora_rank
-
-    def total(old: Mapping[str, Any]) -> np.ndarray:
-        product = np.matmul(as_float(old[one]), as_float(old[other]))
-        return as_float(old[what]) + scale * product
-
-    return total
-
-
-def _variable(part: Any, name: str) -> Any:
-    return next((v for v in part.variables if v.name == name), None)
-
-
-def _without_lora(config: Any) -> Any:
-    """A configuration in which no layer has LoRA, the layers in wrappers included."""
-    if isinstance(config, dict):
-        kept = {k: v for k, v in config.items() if k not in ("lora_rank", "lora_alpha")}
-        return {key: _without_lora(value) for key, value in kept.items()}
-    return config
 
 
 def lora(
@@ -329,33 +196,3 @@ def lora(
     """
     edit = Lora(where, rank, alpha, None if parts is None else tuple(parts), freeze)
     return plan(model).then(edit).apply(weights=weights)
-
-
-def merge_lora(model: Any, where: Where = None, *, weights: Weights = "copy") -> Any:
-    """A model without low-rank adaptation, its product added to the weights.
-
-    Preserved: what the model computes, but for rounding; all other weights.
-    Not preserved: the factors. What they were added to is trained again if the layer is.
-
-    Args:
-        model: A built Keras model with layers that LoRA is enabled in.
-        where: The layers; every layer with LoRA without.
-        weights: `"copy"` or `"share"`; what is merged is new, and not shared.
-
-    Returns:
-        A new model, its layers as they would be had LoRA never been enabled.
-
-    Raises:
-        NoMatchError: `where` matches nothing.
-        EditError: No layer has LoRA, or one that has it is quantized.
-        CopyError: With `weights="share"`, where several parts of a layer have it.
-
-    Example:
-
-    >>> import keras, resect
-    >>> stack = [keras.Input((16,)), keras.layers.Dense(16, use_bias=False, name="a")]
-    >>> new = resect.adapt.lora(keras.Sequential(stack), "a", rank=2)
-    >>> [variable.name for variable in resect.adapt.merge_lora(new).trainable_variables]
-    ['kernel']
-    """
-    return plan(model).then(MergeLora(where)).apply(weights=weights)
