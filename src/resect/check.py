@@ -132,8 +132,6 @@ def _replaced(layer: Layer) -> list[Any]:
     variables = getattr(layer.op, "variables", [])
     if layer.origin == "reinit":
         return list(variables)
-    if layer.change is not None and layer.change.finished is not None:
-        return list(variables)  # it is not known which of them
     values = {} if layer.change is None else layer.change.values
     return [variable for variable in variables if key_of(variable, values) is not None]
 

@@ -90,15 +90,13 @@ class Change:
             its value, and must keep its shape.
         built: What is done to the layer once it is built and no configuration says, such as
             enabling LoRA. A variable that this freezes is frozen, and none is thawed.
-        finished: What is done last, given the old layer and its copy, for values that names do not
-            tell apart. It returns the variables that it has given another value.
-        thawed: Names of variables with other values that are trained from now on if the layer is.
+        thawed: Of the keys of `values`, those whose variables are trained from now on if the layer
+            is.
     """
 
     template: Any
     values: Mapping[str, Callable[[Mapping[str, Any]], Any] | None] = field(default_factory=dict)
     built: Callable[[Any], Any] | None = None
-    finished: Callable[[Any, Any], list[Any]] | None = None
     thawed: frozenset[str] = frozenset()
 
 

@@ -27,7 +27,6 @@ class Changed(NamedTuple):
         values: How variables come to other values; see `resect.graph.Change`.
         cls: Its class, if it is to be of another.
         built: What is done to it once it is built; see `resect.graph.Change`.
-        finished: What is done last; see there.
         thawed: Names of variables with other values that are trained from now on; see there.
     """
 
@@ -35,7 +34,6 @@ class Changed(NamedTuple):
     values: Values | None = None
     cls: type | None = None
     built: Callable[[Any], Any] | None = None
-    finished: Callable[[Any, Any], list[Any]] | None = None
     thawed: frozenset[str] = frozenset()
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import keras
 import numpy as np
 
 from resect.adapt.base import Changed, as_float, change_layers, chosen_or_all
-from resect.adapt.lora_parts import AFRESH, FACTORS, lora_parts, variable_of, weight_of
+from resect.adapt.lora_parts import FACTORS, lora_parts, variable_of, weight_of
 from resect.edits.base import Edit, quoted, spellings
 from resect.errors import EditError
 from resect.graph import Graph, Layer
+from resect.keras_graph.state import path_ends
 from resect.options import Weights
 from resect.plan import plan
 from resect.select import Place, Where
@@ -69,42 +69,23 @@ def _merged(layer: Layer) -> Changed:
                 "Merge before you quantize; or save the model and load it, which rounds.",
                 layer.name,
             )
-    what = weight_of(parts[0])
-    if len(parts) == 1 and sum(v.name == what for v in layer.op.variables) == 1:
-        values = {**AFRESH, what: _sum(parts[0], what)}
-        return Changed(_without_lora, values, thawed=frozenset({what}))
-    return Changed(_without_lora, AFRESH, finished=_merge_parts)
-
-
-def _merge_parts(layer: Any, new: Any) -> list[Any]:
-    """Merges the factors of the parts of a layer, whose weights have one name, into its copy.
-
-    Returns:
-        The weights.
-    """
-    weights = []
-    for part, new_part in zip(lora_parts(layer, None), lora_parts(new, None), strict=True):
-        if not part.lora_enabled:
-            continue
+    ends, values, thawed = path_ends(layer.op), {}, set()
+    for part in parts:
         what = weight_of(part)
-        old = {v.name: keras.ops.convert_to_numpy(v.value) for v in part.variables}
-        weight = variable_of(new_part, what)
-        weight.assign(_sum(part, what)(old))
-        weight.trainable = part.trainable
-        weights.append(weight)
-        # What no configuration says was carried over: this too.
-        new_part.lora_enabled, new_part.lora_rank, new_part.lora_alpha = False, None, None
-    return weights
+        weight, *factors = (ends[id(variable_of(part, n))] for n in (what, *FACTORS[what]))
+        values |= {weight: _sum(part, weight, *factors), **dict.fromkeys(factors)}
+        if part.trainable:
+            thawed.add(weight)
+    return Changed(_without_lora, values, thawed=frozenset(thawed))
 
 
-def _sum(part: Any, what: str) -> Callable[[Mapping[str, Any]], Any]:
+def _sum(part: Any, weight: str, one: str, other: str) -> Callable[[Mapping[str, Any]], Any]:
     """The weight with the product of its factors added, as a function of the old values."""
-    one, other = FACTORS[what]
     scale = part.lora_alpha / part.lora_rank
 
     def total(old: Mapping[str, Any]) -> np.ndarray:
         product = np.matmul(as_float(old[one]), as_float(old[other]))
-        return as_float(old[what]) + scale * product
+        return as_float(old[weight]) + scale * product
 
     return total
 
@@ -134,7 +115,6 @@ def merge_lora(model: Any, where: Where = None, *, weights: Weights = "copy") ->
     Raises:
         NoMatchError: `where` matches nothing.
         EditError: No layer has LoRA, or one that has it is quantized.
-        CopyError: With `weights="share"`, where several parts of a layer have it.
 
     Example:
 

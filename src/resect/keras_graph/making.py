@@ -78,7 +78,6 @@ def changed_layer(
     cls: type | None = None,
     values: Mapping[str, Callable[[Mapping[str, Any]], Any] | None] | None = None,
     built: Callable[[Any], Any] | None = None,
-    finished: Callable[[Any, Any], list[Any]] | None = None,
     thawed: frozenset[str] = frozenset(),
 ) -> Layer:
     """A layer of the graph that goes on with another configuration.
@@ -89,7 +88,6 @@ def changed_layer(
         cls: The class that it is to be of, if another.
         values: As in `resect.graph.Change`.
         built: Likewise; a layer that is new must not need it.
-        finished: Likewise.
         thawed: Likewise.
 
     Raises:
@@ -120,7 +118,6 @@ def changed_layer(
         template,
         _then(earlier.values, values or {}),
         _both(earlier.built, built),
-        _both(earlier.finished, finished),
         earlier.thawed | thawed,
     )
     return replace(layer, cls=type(template), change=change, variables=None)
@@ -142,13 +139,14 @@ def _then(first: Mapping[str, Any], second: Mapping[str, Any]) -> Mapping[str, A
 
 
 def _both(
-    first: Callable[..., Any] | None, second: Callable[..., Any] | None
-) -> Callable[..., Any] | None:
+    first: Callable[[Any], Any] | None, second: Callable[[Any], Any] | None
+) -> Callable[[Any], Any] | None:
     if first is None or second is None:
         return first or second
 
-    def both(*layers: Any) -> list[Any]:
-        return [*(first(*layers) or ()), *(second(*layers) or ())]
+    def both(layer: Any) -> None:
+        first(layer)
+        second(layer)
 
     return both
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Container
 from typing import Any
 
 import keras
@@ -62,8 +62,6 @@ def rebuild(copier: Attributes, layer: Any, skeleton: Any, change: Change | None
         _set_trainable(copier, layer, new, change)
     for part, new_part in zip(parts_of(layer), parts_of(new), strict=change is None):
         carry_states(part, new_part, copier.value)
-    if change is not None and change.finished is not None:
-        _finish(copier, layer, new, change.finished)
     new._path = layer._path
     if hasattr(new, "_track_variables"):  # PyTorch: not done while there are no values
         for part in new._flatten_layers():
@@ -125,20 +123,9 @@ def _revalue(copier: Attributes, layer: Any, skeleton: Any, change: Change) -> N
         new._path = f"{layer.path}/{below}" if was is None else was._path
         afresh = variable.trainable and change.template.trainable
         new.trainable = afresh if was is None else was.trainable
-        if variable.name in change.thawed:
+        if key in change.thawed:
             new.trainable = variable.trainable and layer.trainable
         copier.remember(variable, new)
-
-
-def _finish(
-    copier: Attributes, layer: Any, new: Any, finished: Callable[[Any, Any], list[Any]]
-) -> None:
-    """Gives variables other values; those do not stand for the old ones any more."""
-    if copier.weights == "share":
-        raise _not_shared(layer, "they would get other values")
-    if copier.values:
-        written = {id(variable) for variable in finished(layer, new)}
-        copier.variables[:] = [pair for pair in copier.variables if id(pair[1]) not in written]
 
 
 def _not_shared(layer: Any, why: str) -> CopyError:

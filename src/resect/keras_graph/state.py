@@ -29,6 +29,21 @@ def key_of(variable: Any, keys: Container[str]) -> str | None:
     return next((end for end in ends if end in keys), None)
 
 
+def path_ends(layer: Any) -> dict[int, str]:
+    """By the identity of a variable, the shortest end of its path that no other variable has."""
+    paths = {id(v): [*v.path.split("/")[:-1], v.name] for v in layer.variables}
+    found = {}
+    for key, parts in paths.items():
+        others = [path for other, path in paths.items() if other != key]
+        length = next(
+            n
+            for n in range(1, len(parts) + 1)
+            if n == len(parts) or all(path[-n:] != parts[-n:] for path in others)
+        )
+        found[key] = "/".join(parts[-length:])
+    return found
+
+
 def carry_state(old: Any, new: Any) -> tuple[list[tuple[Any, Any]], list[Any]]:
     """Gives a built layer the whole state of another of its class and configuration.
 
@@ -100,10 +115,17 @@ def carry_unrecorded(old: Any, new: Any, reference: Any) -> None:
         for name, value in list(vars(part).items()):
             if name in _OF_EVERY_LAYER or not _is_setting(value) or name not in vars(plain):
                 continue
+            if name.startswith("lora_") and not _has_factors(new_part):
+                continue
             said = vars(plain)[name]
             now = vars(new_part).get(name)
             if _differ(said, value) and (new_part is plain or not _differ(now, said)):
                 setattr(new_part, name, list(value) if isinstance(value, list) else value)
+
+
+def _has_factors(layer: Any) -> bool:
+    """Whether a layer has variables of LoRA."""
+    return any(variable.name.startswith("lora_") for variable in layer.variables)
 
 
 _OF_EVERY_LAYER = frozenset(vars(keras.layers.Layer()))
