@@ -103,6 +103,37 @@ def test_equal_to_the_same_edit_on_the_graph():
     assert_equal([predictions(reconfigure(model, keep=range(5)))], [predictions(model)])
 
 
+@keras.saving.register_keras_serializable("tests")
+class Block(layers.Dense):
+    """A class after which Keras would number layers as users do: `block`, `block_1`."""
+
+
+@keras.saving.register_keras_serializable("tests")
+class Stack(keras.Model):
+    """Blocks that are named like their class, counted from 0."""
+
+    def __init__(self, depth: int, **kwargs: Any) -> None:
+        x = inputs = keras.Input((3,), name="features")
+        for i in range(depth):
+            x = Block(3, name=f"block_{i}")(x)
+        super().__init__(inputs, x, **kwargs)
+        self.depth = depth
+
+    def get_config(self) -> dict[str, Any]:
+        return {"depth": self.depth, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Stack:
+        return cls(**config)
+
+
+def test_blocks_that_are_named_like_their_class_and_counted_by_hand():
+    model = randomise(Stack(4, name="stack"))
+    new = reconfigure(model, keep=[0, 3])
+    edited = resect.collapse(model, "block_0", "block_2")
+    np.testing.assert_array_equal(predictions(new), predictions(edited))
+
+
 def test_in_another_order_and_twice():
     model = tower(3)
     new = reconfigure(model, depth=4, keep=(2, 0, 0, -2))

@@ -40,9 +40,9 @@ class WeightFile:
         try:
             with h5py.File(self.path, "r") as file:
                 found = _layers(file)
-                self.units = tuple(
-                    unit for place in found if (unit := _unit(file, place, found)) is not None
-                )
+                beside = _by_owner(found)
+                units = (_unit(file, place, found, beside) for place in found)
+                self.units = tuple(unit for unit in units if unit is not None)
         except OSError as error:
             raise EditError(f"'{self.path}' cannot be read: {error}.", "Check the path.") from error
         self.groups = frozenset(found)
@@ -73,7 +73,15 @@ def _natural(place: str) -> list[tuple[str, int]]:
     return [(match[1], int(match[2] or -1)) for match in found if match is not None]
 
 
-def _unit(file: Any, place: str, named: dict[str, str]) -> Unit | None:
+def _by_owner(named: dict[str, str]) -> dict[str, set[str]]:
+    """The names of what lies in each place."""
+    found: dict[str, set[str]] = {}
+    for place, name in named.items():
+        found.setdefault(place.rpartition("/")[0], set()).add(name)
+    return found
+
+
+def _unit(file: Any, place: str, named: dict[str, str], beside: dict[str, set[str]]) -> Unit | None:
     stored = file[_stored(place)]
     last = place.rpartition("/")[2]
     if not len(stored) or last == "seed_generator":
@@ -82,7 +90,7 @@ def _unit(file: Any, place: str, named: dict[str, str]) -> Unit | None:
         VariableSpec("", tuple(stored[key].shape), _dtype(stored[key]))
         for key in sorted(stored, key=_natural)
     )
-    path, given = _names(place, named)
+    path, given = _names(place, named, beside)
     return Unit(path, given, re.sub(r"_\d+$", "", last), variables, place)
 
 
@@ -94,7 +102,9 @@ def _dtype(dataset: Any) -> str:
     return str(dataset.attrs.get("dtype", dataset.dtype))
 
 
-def _names(place: str, named: dict[str, str]) -> tuple[tuple[str, ...], tuple[bool, ...]]:
+def _names(
+    place: str, named: dict[str, str], beside: dict[str, set[str]]
+) -> tuple[tuple[str, ...], tuple[bool, ...]]:
     """The names that lead to a layer: in a list its own, elsewhere that of the attribute."""
     parts = place.split("/")
     path: list[str] = []
@@ -107,7 +117,7 @@ def _names(place: str, named: dict[str, str]) -> tuple[tuple[str, ...], tuple[bo
         name = named[here] if listed else parts[n - 1]
         base = re.sub(r"_\d+$", "", parts[n - 1])
         path.append(name)
-        given.append(not listed or not is_automatic(name, base))
+        given.append(not listed or not is_automatic(name, base, beside[owner]))
     return tuple(path), tuple(given)
 
 

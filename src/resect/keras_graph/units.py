@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import keras
@@ -63,11 +63,13 @@ def _walk(layer: Any, path: tuple[str, ...], given: tuple[bool, ...], seen: set[
     inside = list(layer._layers)
     if isinstance(layer, keras.Model) and has_graph(layer):
         inside = [*_in_order(read(layer)), *inside]
+    names = {part.name for part in inside}
     for part in inside:
         if id(part) in seen or not isinstance(part, keras.Layer):
             continue
         seen.add(id(part))
-        here = (*path, part.name), (*given, not _is_automatic(part))
+        automatic = is_automatic(part.name, snake_case(type(part).__name__), names)
+        here = (*path, part.name), (*given, not automatic)
         yield *here, part
         yield from _walk(part, *here, seen)
 
@@ -103,13 +105,19 @@ def _kind(layer: Any) -> str:
     return type(layer).__name__ + (f" {mode}" if mode else "")
 
 
-def _is_automatic(layer: Any) -> bool:
-    return is_automatic(layer.name, snake_case(type(layer).__name__))
+def is_automatic(name: str, snake: str, beside: Container[str]) -> bool:
+    """Whether Keras may have given a layer its name: that of its class, perhaps with a number.
 
+    Keras counts `block`, `block_1`, ...; whoever has a `block_0` has counted by hand.
 
-def is_automatic(name: str, snake: str) -> bool:
-    """Whether Keras may have given a layer its name: that of its class, perhaps with a number."""
-    return re.fullmatch(re.escape(snake) + r"(_\d+)?", name) is not None
+    Args:
+        name: Its name.
+        snake: That of its class in snake case.
+        beside: The names of the layers beside it.
+    """
+    return re.fullmatch(rf"{re.escape(snake)}(_\d+)?", name) is not None and (
+        f"{snake}_0" not in beside
+    )
 
 
 def snake_case(name: str) -> str:
