@@ -178,6 +178,10 @@ def _without_states(operation: Any) -> Iterator[None]:
             part.stateful = True
 
 
+# What weights are held in where they are quantized; other integers, such as ids, are themselves.
+_QUANTIZED = ("int4", "int8", "uint8")
+
+
 def _check_change(layer: Layer, change: Change, fresh: Any) -> None:
     """Every variable of a changed layer must be accounted for, before and after.
 
@@ -194,7 +198,7 @@ def _check_change(layer: Layer, change: Change, fresh: Any) -> None:
                 continue
             if keys.count(key) > 1:
                 raise MisfitError(f"several of its variables are called {key}.")
-            if "float" not in spec.dtype:
+            if spec.dtype in _QUANTIZED:
                 raise MisfitError(f"its {spec.name} is quantized ({spec.dtype}).")
         left.append([spec for key, spec in zip(keys, specs, strict=True) if key is None])
     was, now = left

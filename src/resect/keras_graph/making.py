@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -36,10 +37,30 @@ def from_config(layer: Any, name: str) -> Any:
     config = _unbuilt(layer.get_config())
     if "name" in config:
         config["name"] = name
-    new = type(layer).from_config(config)
+    try:
+        new = type(layer).from_config(config)
+    except (TypeError, ValueError):
+        known = completed(layer, config)
+        if config.keys() <= known.keys():
+            raise
+        new = type(layer).from_config(known)
     if new.name != name:
         new.name = name
     return new
+
+
+def completed(layer: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a layer's constructor, as its configuration and its attributes say.
+
+    Some of KerasHub's layers put into their configuration what the constructor does not take, and
+    leave out what it takes.
+    """
+    own = inspect.signature(type(layer).__init__).parameters
+    base = inspect.signature(keras.Layer.__init__).parameters
+    taken = {name: value for name, value in config.items() if name in own or name in base}
+    held = {name: vars(layer)[name] for name in own if name in vars(layer) and name not in taken}
+    simple = (int, float, str, bool, tuple)
+    return {**{n: v for n, v in held.items() if isinstance(v, simple)}, **taken}
 
 
 def _unbuilt(config: Any) -> Any:
