@@ -65,7 +65,7 @@ from resect.adapt.preprocessing import (
 )
 from resect.adapt.reconfigure import reconfigure
 from resect.adapt.recurrent import Recurrent, recurrent
-from resect.adapt.rules import Rule, register, rule_of
+from resect.adapt.rules import Positions, Rule, register, rule_of
 from resect.adapt.step_rules import register_stepwise
 from resect.adapt.stepwise import StepModel, StepStart, Stepwise, stepwise
 from resect.adapt.stochastic_depth import StochasticDepth, stochastic_depth
@@ -132,6 +132,7 @@ __all__ = [
     "MergeLora",
     "Normalization",
     "Outputs",
+    "Positions",
     "Preprocess",
     "Preprocessing",
     "Recurrent",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import keras
 
 from resect.adapt.base import Changed, change_layers, with_input
+from resect.adapt.positions import with_positions
 from resect.edits.base import Edit, only_input, quoted
 from resect.errors import EditError
 from resect.graph import Call, Graph, Ref, Spec
@@ -53,7 +54,7 @@ class InputShape(Edit):
                 graph.label(ref.call),
             )
         resized = with_input(graph, ref.call, (was.shape[0], *self.shape))
-        return _repadded(graph, _fitted(resized))
+        return with_positions(graph, _repadded(graph, _fitted(resized)))
 
     def _input(self, graph: Graph) -> Ref:
         return only_input(graph, self.at, "Say which with at=.")
@@ -143,8 +144,13 @@ def input_shape(
     Nested models take what they are given then. The paddings with which Keras's applications
     prepare strided convolutions follow the size, as if the network had been built for it.
 
-    Preserved: all weights. The model equals one that is built for that size and has the same
-    weights.
+    The position embeddings of a vision transformer are interpolated to its new grid of patches
+    (bicubically; Dosovitskiy et al. 2021, section 3.2), the class token's stays: of KerasHub's ViT,
+    DeiT, CLIP, SigLIP and PaliGemma, and of a layer class of one's own that has a `Rule` with
+    `Positions`.
+
+    Preserved: all weights, but for those position embeddings. The model equals one that is built
+    for that size and has the same weights.
     Not preserved: what the model computes from images of the old size.
 
     Args:
@@ -160,7 +166,7 @@ def input_shape(
     Raises:
         ShapeError: The weights of a layer do not fit that size, such as those of a `Dense` behind
             `Flatten`.
-        EditError: The shape has another rank.
+        EditError: The shape has another rank; or a layer has position embeddings and no rule.
         AmbiguousError: Several inputs, and `at` does not say which.
 
     Example:

@@ -14,6 +14,24 @@ from keras import layers
 
 
 @dataclass(frozen=True)
+class Positions:
+    """Where a layer that cuts an image into patches keeps what it adds for their positions.
+
+    Attributes:
+        embeddings: The variable, of the shape `(..., tokens + height * width, channels)`: what
+            belongs to a class token or the like stands before the grid of patches.
+        size: Field of the configuration that holds the size of the image.
+        patch: Field that holds the size of a patch.
+        ids: A variable of the shape `(1, positions)` that counts the positions, if there is one.
+    """
+
+    embeddings: str
+    size: str = "image_size"
+    patch: str = "patch_size"
+    ids: str = ""
+
+
+@dataclass(frozen=True)
 class Rule:
     """The axes of the variables of a layer, by their names.
 
@@ -26,6 +44,7 @@ class Rule:
         words: Axis of the vocabulary.
         units: Field of the configuration that holds the number of output channels.
         vocabulary: Field that holds the size of the vocabulary.
+        positions: Its position embeddings, if it has some for the patches of an image.
     """
 
     inputs: Mapping[str, int] = field(default_factory=dict)
@@ -33,6 +52,7 @@ class Rule:
     words: Mapping[str, int] = field(default_factory=dict)
     units: str = ""
     vocabulary: str = ""
+    positions: Positions | None = None
 
 
 _CONVOLUTION = Rule({"kernel": -2}, {"kernel": -1, "bias": 0}, units="filters")
@@ -58,6 +78,11 @@ _RULES: dict[Any, Rule] = {
         words={"token_embedding/embeddings": 0, "token_embedding/reverse_embeddings": 1},
         vocabulary="vocabulary_size",
     ),
+    "ViTPatchingAndEmbedding": Rule(positions=Positions("embeddings")),
+    "DeiTEmbeddings": Rule(positions=Positions("position_embedding")),
+    "SigLIPVisionEmbedding": Rule(positions=Positions("embeddings", ids="position_ids")),
+    "CLIPVisionEmbedding": Rule(positions=Positions("embeddings", ids="position_ids")),
+    "PaliGemmaVitEmbeddings": Rule(positions=Positions("embeddings")),
 }
 
 # Layers that treat every channel alike and leave their number as it is.
