@@ -14,6 +14,7 @@ from keras import layers, ops
 import resect
 from resect.adapt import reconfigure
 from resect.errors import AmbiguousError, EditError, NoMatchError, ShapeError, UnbuiltError
+from resect.keras_graph.units import all_layers
 from tests.adapt.models import run
 from tests.common import assert_equal, mlp, predictions, randomise, train, trained, weights_of
 
@@ -448,3 +449,21 @@ def test_an_encoder_and_a_classifier(hub):
     assert_equal(new.get_layer("logits").get_weights(), model.get_layer("logits").get_weights())
     other = reconfigure(model, num_classes=5, on_mismatch="reinit")
     assert_equal(*(list(run(m.backbone, x).values()) for m in (other, model)))
+
+
+def test_layers_that_are_named_after_their_model(hub):
+    """DINOv2 names its layers after the model, if that is given a name when it is made."""
+    sizes = {"patch_size": 8, "num_layers": 3, "hidden_dim": 8, "num_heads": 2}
+    sizes |= {"intermediate_dim": 16, "image_shape": (16, 16, 3)}
+    sizes["position_embedding_shape"] = (16, 16)
+    model = randomise(hub.models.DINOV2Backbone(**sizes))
+    same, new = reconfigure(model, keep=range(3)), reconfigure(model, keep=[2, 0])
+    image = {"images": np.ones((1, 16, 16, 3), "float32")}
+    ones, others = (keras.tree.flatten(run(m, image)) for m in (same, model))
+    assert_equal(ones, others)
+    ones, others = (
+        [la for _, _, la in all_layers(m) if type(la).__name__ == "DINOV2Layer"]
+        for m in (new, model)
+    )
+    assert_equal(ones[0].get_weights(), others[2].get_weights())
+    assert_equal(ones[1].get_weights(), others[0].get_weights())

@@ -172,6 +172,26 @@ def grouped(model: Any, templates: Mapping[Template, Sequence[int]]) -> Groups:
     return groups
 
 
+def grouped_as(model: Any, plain: Any, templates: Mapping[Template, Sequence[int]]) -> Groups:
+    """The layers of a model, as `grouped` has those of its like.
+
+    A class may name its layers after the model, and otherwise if that had no name yet.
+
+    Args:
+        model: The model.
+        plain: What its configuration alone makes.
+        templates: The names that number blocks in `plain`.
+    """
+    ones, others = all_layers(model), all_layers(plain)
+    if [type(layer) for _, _, layer in ones] != [type(layer) for _, _, layer in others]:
+        return grouped(model, templates)
+    like = {id(b): (path, a) for (path, _, a), (_, _, b) in zip(ones, others, strict=True)}
+    return {
+        block: [Part(like[id(p.layer)][0], p.inner, like[id(p.layer)][1]) for p in parts]
+        for block, parts in grouped(plain, templates).items()
+    }
+
+
 def numbers_of(model: Any, templates: Mapping[Template, Any]) -> dict[Template, list[int]]:
     """The numbers that a model has in the names of its blocks."""
     found = _numbers(model)
@@ -190,8 +210,8 @@ def counted(
     if len(found) != 1:
         listed = ", ".join(path[-1] for path in found) or "none that is seen"
         raise EditError(
-            f"{len(found)} fields of the configuration count blocks: {listed}.",
-            "Say which by giving it too, as num_layers=3; blocks are seen by numbers in the names "
-            "of layers.",
+            f"{len(found)} fields of the configuration count blocks: {listed}. Blocks are seen by "
+            "numbers in the names that the class gives to layers.",
+            "Say which by giving it too, as num_layers=3, or name the blocks.",
         )
     return next(iter(found.items()))

@@ -15,6 +15,7 @@ from resect.adapt.blocks import (
     field_path,
     fields_of,
     grouped,
+    grouped_as,
     numbers_of,
     spelling,
     value_at,
@@ -86,7 +87,12 @@ class _Request:
             skeleton = made(self.model, with_field(self.config, path, other), values=False)
         except EditError:  # a width that cannot be any number: it counts no blocks
             return {}
-        return block_templates(self.model, count, skeleton, other)
+        return block_templates(self.plain, count, skeleton, other)
+
+    @cached_property
+    def plain(self) -> Any:
+        """What the configuration of the model alone makes, without values."""
+        return made(self.model, self.config, values=False)
 
     def changed(self, *, count: bool = True) -> Config:
         """The configuration that is asked for; without `count` with as many blocks as there are."""
@@ -242,9 +248,9 @@ def _reconfigured(request: _Request, *, reinit: bool) -> Any:
     kept = () if field is None else request.kept
     new = made(model, request.changed(), values=True)
     numbers = numbers_of(new, templates)
-    old_groups, groups = grouped(model, templates), grouped(new, numbers)
-    plain = made(model, request.config, values=False)
-    check_configured(old_groups, grouped(plain, templates))
+    old_groups = grouped_as(model, request.plain, templates)
+    groups = grouped(new, numbers)
+    check_configured(old_groups, grouped(request.plain, templates))
     if field is not None:
         reference = made(model, request.changed(count=False), values=False)
         check_blocks(kept, (reference, grouped(reference, templates)), (new, groups))
