@@ -52,7 +52,7 @@ class TestTorch:
         counted = counted_by_torch(model, inputs_for(model, 3, 0))
         assert found.multiply_adds <= counted <= found.multiply_adds * 7 / 6
 
-    @pytest.mark.parametrize("name", ["ResNet50", "MobileNetV2", "bert", "mixtral"])
+    @pytest.mark.parametrize("name", ["ResNet50", "MobileNetV2", "bert", "gpt2", "bart", "mixtral"])
     def test_published_models(self, name: str):
         if name in BACKBONES:
             pytest.importorskip("keras_hub")

@@ -11,8 +11,9 @@ import keras
 from resect.cost.profile import Cost
 from resect.cost.rules import Called, rule_of
 from resect.cost.shapes import byte_count, bytes_of, output_specs
-from resect.errors import ShapeError
+from resect.errors import ShapeError, SurgeryError
 from resect.graph import Call, Graph, Node, Ref, Spec, map_refs, refs
+from resect.keras_graph.layer_tracing import trace_call
 from resect.keras_graph.opening import open_layer, returned_by
 from resect.keras_graph.reading import has_graph, read
 from resect.keras_graph.state import variable_specs
@@ -157,10 +158,25 @@ def multiply_adds_of(
         read = tuple(specs[ref] for ref in node.inputs)
         found = rule(Called(operation, read, tuple(outputs), args, kwargs, _inner_count))
         return found, () if found is not None else (type(operation).__name__,)
-    inside = open_layer(operation, node, dict(specs)) if hasattr(operation, "weights") else None
-    if inside is None:
+    opened = _opened(operation, node, specs) if hasattr(operation, "weights") else None
+    if opened is None:
         return None, (type(operation).__name__,)
-    return _inside(operation, inside, [specs[ref] for ref in dict.fromkeys(node.inputs)])
+    inside, given = opened
+    return _inside(operation, inside, [specs[ref] for ref in given])
+
+
+def _opened(
+    layer: Any, node: Node, specs: Mapping[Ref, Spec]
+) -> tuple[Graph, tuple[Ref, ...]] | None:
+    """The graph of what a layer does, and what its inputs stand for; `None` if there is none."""
+    inside = open_layer(layer, node, dict(specs))
+    if inside is not None:
+        return inside, tuple(dict.fromkeys(node.inputs))
+    try:
+        traced = trace_call(layer, node, specs)
+    except SurgeryError:  # the reason is of no use here: what is not counted is named
+        return None
+    return traced.graph, traced.given
 
 
 def _inside(operation: Any, graph: Graph, given: list[Spec]) -> tuple[int | None, tuple[str, ...]]:
