@@ -89,6 +89,11 @@ def test_ways_of_a_group_meet_where_nothing_else_comes():
     assert count > 20
 
 
+def test_a_way_that_also_leads_elsewhere_spoils_a_group():
+    assert partial_forks([[], [0], [1], [1], [1], [2, 3, 4], [4, 5]]) == []
+    assert partial_forks([[], [0], [1], [1], [1], [2, 3], [4, 5]]) == [[2, 3]]
+
+
 def local_graph(seed: int) -> list[list[int]]:
     """A graph of which each vertex reads one or two of the four before it."""
     rng = random.Random(seed)

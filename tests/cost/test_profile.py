@@ -100,6 +100,12 @@ class TestPeak:
         found = resect.profile(keras.Model(inputs, inner(inputs)))
         assert found.peak_bytes == 4 * (4 + 100 + 4)
 
+    def test_what_nothing_reads_is_let_go(self):
+        inputs = keras.Input((8,), name="x")
+        used, _ = ops.split(layers.Dense(8)(inputs), 2, axis=-1)
+        found = resect.profile(keras.Model(inputs, layers.Dense(20)(used)))
+        assert found.peak_bytes == 4 * (8 + 4 + 20)
+
     def test_it_grows_with_the_batch(self):
         one, many = (resect.profile(mlp(), batch_size=n) for n in (1, 16))
         assert many.peak_bytes == 16 * one.peak_bytes
