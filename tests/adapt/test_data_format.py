@@ -11,7 +11,7 @@ from keras import layers, ops
 
 import resect
 from resect.adapt import DataFormat, data_format, register_layout
-from resect.adapt.layouts import axes_in, between, constant_in, inverse, moved, then, without
+from resect.adapt.layout.layouts import axes_in, between, constant_in, inverse, moved, then, without
 from resect.errors import EditError, NoMatchError
 from tests.adapt.models import assert_near, mobilenet, resnet, run
 from tests.common import assert_equal, randomise, trained, weights_of

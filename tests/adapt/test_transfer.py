@@ -13,7 +13,7 @@ from keras import layers
 
 import resect
 from resect.adapt import align, transfer
-from resect.adapt.alignment import Match
+from resect.adapt.carried.alignment import Match
 from resect.errors import EditError, NoMatchError, ShapeError, UnbuiltError
 from resect.keras_graph.units import own_variables, units_of
 from tests.adapt.models import mobilenet, resnet

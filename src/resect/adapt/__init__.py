@@ -38,23 +38,26 @@ class of one's own the rule by which its channels, classes or words may change i
 """
 
 from resect.adapt.activations import Activations, activations
-from resect.adapt.adapters import Adapters, adapters
-from resect.adapt.attention import Cbam, SqueezeExcite, cbam, squeeze_excite
+from resect.adapt.carried.reconfigure import reconfigure
+from resect.adapt.carried.transfer import Transfer, align, transfer
 from resect.adapt.channels import Channels, channels
 from resect.adapt.classes import Classes, classes
 from resect.adapt.configure import Configure, configure
 from resect.adapt.convolutional import Convolutional, fully_convolutional
-from resect.adapt.data_format import DataFormat, data_format
 from resect.adapt.features import Outputs, features, outputs
-from resect.adapt.flatten import Flatten, flatten
 from resect.adapt.fold import FoldBatchNormalization, fold_batchnorm
-from resect.adapt.inline import Inline, inline
 from resect.adapt.input_shape import InputShape, input_shape
-from resect.adapt.join import Graft, Merge, Stack, graft, merge, stack
-from resect.adapt.layout_rules import register_layout
+from resect.adapt.joined.join import Graft, Merge, Stack, graft, merge, stack
+from resect.adapt.layout.data_format import DataFormat, data_format
+from resect.adapt.layout.rules import register_layout
 from resect.adapt.logits import Logits, logits
-from resect.adapt.lora import Lora, lora
-from resect.adapt.lora_merging import MergeLora, merge_lora
+from resect.adapt.modules.adapters import Adapters, adapters
+from resect.adapt.modules.attention import Cbam, SqueezeExcite, cbam, squeeze_excite
+from resect.adapt.modules.lora import Lora, lora
+from resect.adapt.modules.lora_merging import MergeLora, merge_lora
+from resect.adapt.modules.stochastic_depth import StochasticDepth, stochastic_depth
+from resect.adapt.nested.flatten import Flatten, flatten
+from resect.adapt.nested.inline import Inline, inline
 from resect.adapt.normalization import Normalization, normalization
 from resect.adapt.preprocessing import (
     Preprocess,
@@ -63,14 +66,11 @@ from resect.adapt.preprocessing import (
     put_preprocessing_in,
     take_preprocessing_out,
 )
-from resect.adapt.reconfigure import reconfigure
-from resect.adapt.recurrent import Recurrent, recurrent
 from resect.adapt.rules import Positions, Rule, register, rule_of
-from resect.adapt.step_rules import register_stepwise
-from resect.adapt.stepwise import StepModel, StepStart, Stepwise, stepwise
-from resect.adapt.stochastic_depth import StochasticDepth, stochastic_depth
+from resect.adapt.steps.recurrent import Recurrent, recurrent
+from resect.adapt.steps.rules import register_stepwise
+from resect.adapt.steps.stepwise import StepModel, StepStart, Stepwise, stepwise
 from resect.adapt.strip import Strip, strip, training_only
-from resect.adapt.transfer import Transfer, align, transfer
 from resect.adapt.vocabulary import Vocabulary, vocabulary
 from resect.edits import EDITS
 
