@@ -10,7 +10,8 @@ What a document can hold:
     ```text             right after it, is what it prints
     ```python raises    must raise an error, which the text after it shows
     <!-- ... -->        around a block: it is run and not shown
-    | ... | code | ...  a table with a column of this name: the code of each row is run
+    | ... | code | ...  a table with a column of this name: the code of each row is run, but not in
+                        an excerpt
     <!-- excerpt: docs/benchmarks.md --> ... <!-- end of excerpt -->
                         is copied from there: what stands between <!-- readme --> and
                         <!-- end of readme -->, or else the first table
@@ -99,15 +100,17 @@ def comparable(text: str) -> str:
 
 def blocks(lines: Sequence[str]) -> Iterator[Block]:
     """The fenced blocks of a document, and the code in its tables."""
-    start, info, column = None, "", None
+    start, info, column, copied = None, "", None, False
     for i, line in enumerate(lines):
-        if line.startswith("```"):
+        if line.startswith(("<!-- excerpt:", "<!-- end of excerpt")):
+            copied = not copied
+        elif line.startswith("```"):
             if start is None:
                 start, info = i + 1, line.removeprefix("```").strip()
             else:
                 yield Block(info, start, i, "\n".join(lines[start:i]) + "\n")
                 start = None
-        elif start is None and line.startswith("|"):
+        elif start is None and line.startswith("|") and not copied:
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             if column is None:
                 column = cells.index("code") if "code" in cells else -1
