@@ -79,19 +79,23 @@ def _repeatable() -> Iterator[None]:
         yield
 
 
-def random_inputs(graph: Graph, *, batch: int = 2, seed: int = 0) -> Any:
+def random_inputs(graph: Graph, *, like: Graph | None = None, batch: int = 2, seed: int = 0) -> Any:
     """Random arrays of the shapes and dtypes that a graph takes, in its structure.
 
-    Axes of unknown length get length 4; integers stay below the size of the embeddings that read
-    them, and below 2 where nothing says more.
+    Axes of unknown length get the length that they have in `like`, where an input has the same name
+    and rank there, or else 4; integers stay below the size of the embeddings that read them, and
+    below 2 where nothing says more.
     """
     rng = np.random.default_rng(seed)
+    known = {} if like is None else {r.call: like.spec(r).shape for r in like.input_refs}
 
     def array(ref: Ref) -> Any:
         spec = graph.spec(ref)
+        lengths = known.get(ref.call, spec.shape)
+        if len(lengths) != len(spec.shape):
+            lengths = spec.shape
         shape = tuple(
-            axis if axis is not None else (batch if i == 0 else 4)
-            for i, axis in enumerate(spec.shape)
+            axis or (batch if i == 0 else lengths[i] or 4) for i, axis in enumerate(spec.shape)
         )
         if spec.dtype == "string":
             return np.asarray(rng.choice(["one", "two", "three"], shape))

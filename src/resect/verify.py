@@ -107,7 +107,8 @@ def verify(
     """
     graph: Graph = plan.result if plan is not None else _own_graph(model)
     if inputs is None:
-        inputs = oracle.random_inputs(graph, seed=seed)
+        like = None if plan is None else plan.source
+        inputs = oracle.random_inputs(graph, like=like, seed=seed)
     before = Snapshot.of(model)
     checks = [*_structural(graph, new)]
     Report(tuple(checks)).raise_if_failed()  # numbers would mean nothing

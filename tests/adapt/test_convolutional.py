@@ -315,3 +315,10 @@ def test_a_quantized_dense_is_refused():
     model.get_layer("dense").quantize("int8")
     with pytest.raises(EditError, match=r"'dense' \(Dense\) is quantized"):
         fully_convolutional(model)
+
+
+def test_it_is_verified_at_the_size_of_the_source_where_any_is_taken():
+    model = randomise(flattened())
+    plan = resect.plan(model).then(Convolutional())
+    report = resect.verify(model, plan.apply(), plan=plan, training=False)
+    assert report.passed
