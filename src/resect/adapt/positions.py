@@ -37,21 +37,33 @@ def with_positions(old: Graph, new: Graph) -> Graph:
     """
     for path, before in old.walk():
         done: set[str] = set()
-        while True:
-            known = infer(new.at(path)).graph
-            found = next((f for f in _resized(before, known) if f[0].layer not in done), None)
+        while True:  # what is changed may give others another size
+            found = _with_rule(before, infer(new.at(path)).graph, done)
             if found is None:
                 break
-            call, spec = found
-            done.add(call.layer)
-            layer = known.layer(call)
-            rule = rule_of(layer.cls)
-            if rule is None or rule.positions is None:
-                _check_fixed(layer, spec)
-                continue
-            changed = _changed(layer, rule.positions, spec)
+            call, changed = found
             new = change_layers(new, [Place(path, call)], lambda _, changed=changed: changed)
     return new
+
+
+def _with_rule(old: Graph, new: Graph, done: set[str]) -> tuple[Call, Changed | None] | None:
+    """The first call with a rule that is given another size, and what its layer becomes.
+
+    Args:
+        old: The graph before.
+        new: The graph after, complete.
+        done: Layers that were seen to; more are put in.
+    """
+    for call, spec in _resized(old, new):
+        layer = new.layer(call)
+        if layer.name in done:
+            continue
+        done.add(layer.name)
+        rule = rule_of(layer.cls)
+        if rule is not None and rule.positions is not None:
+            return call, _changed(layer, rule.positions, spec)
+        _check_fixed(layer, spec)
+    return None
 
 
 def _resized(old: Graph, new: Graph) -> Iterator[tuple[Call, Spec]]:

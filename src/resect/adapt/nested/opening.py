@@ -70,7 +70,7 @@ def composite(graph: Graph, place: Place) -> Any:
     if within.is_input(place.call):
         raise InputLayerError(f"{title} is an input.", repair, spelling)
     if layer.graph is not None:
-        how, repair = "is a nested model", "Use resect.adapt.nested.flatten."
+        how, repair = "is a nested model", "Use resect.adapt.flatten."
     elif is_raw(layer.op):
         how = "is a raw operation"
     elif layer.origin == "rebuilt" or layer.change is not None:
