@@ -12,7 +12,18 @@ from keras import layers
 import resect
 from resect.adapt import Configure
 from resect.errors import CopyError, EditError, NoMatchError, ShapeError
-from tests.common import assert_close, cnn, mlp, nested, predictions, randomise, trained
+from tests.common import (
+    assert_close,
+    assert_equal,
+    cnn,
+    mlp,
+    nested,
+    predictions,
+    primed,
+    randomise,
+    train,
+    trained,
+)
 from tests.surgery import assert_surgery
 
 
@@ -125,6 +136,23 @@ def test_a_plan_says_what_is_changed():
     text = str(resect.plan(mlp()).then(settings("middle", activation="tanh")))
     assert "configure 'middle': activation='tanh'" in text
     assert "changed  middle" in text
+
+
+@pytest.mark.parametrize("name", ["attention", "drop", "noise"])
+def test_a_rate_that_was_zero(name):
+    """It needs a seed, which the layer did not have; what it had keeps its place beside that."""
+    x = inputs = keras.Input((4, 6))
+    x = layers.MultiHeadAttention(2, 3, name="attention")(x, x)
+    x = layers.GaussianNoise(0.0, name="noise")(layers.Dropout(0.0, name="drop")(x))
+    model = primed(randomise(keras.Model(inputs, x, name="net")))
+    setting = {"attention": "dropout", "drop": "rate", "noise": "stddev"}[name]
+    new = resect.adapt.configure(model, name, **{setting: 0.5})
+    assert_equal(new.get_weights(), model.get_weights())
+    assert_close(predictions(new), predictions(model))
+    ones = np.ones((2, 4, 6), "float32")
+    noisy = keras.ops.convert_to_numpy(new(ones, training=True))
+    assert not np.allclose(noisy, keras.ops.convert_to_numpy(new(ones, training=False)))
+    train(new)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,8 @@ def rebuild(copier: Attributes, layer: Any, skeleton: Any, change: Change | None
             _freeze(copier, layer, target, copier.remembered(target))
     if change is not None and values and copier.values:
         _revalue(copier, layer, skeleton, change)
+    if copier.values:
+        _initialise(copier, layer, skeleton)
     try:
         new = copier.instance(skeleton)
     except NotCopyableError as stopped:
@@ -119,13 +121,27 @@ def _revalue(copier: Attributes, layer: Any, skeleton: Any, change: Change) -> N
                 layer.name,
             )
         new = made_variable(variable, value)
-        below = variable.path.removeprefix(f"{skeleton.path}/")
-        new._path = f"{layer.path}/{below}" if was is None else was._path
+        new._path = _path(layer, skeleton, variable) if was is None else was._path
         afresh = variable.trainable and change.template.trainable
         new.trainable = afresh if was is None else was.trainable
         if key in change.thawed:
             new.trainable = variable.trainable and layer.trainable
         copier.remember(variable, new)
+
+
+def _initialise(copier: Attributes, layer: Any, skeleton: Any) -> None:
+    """Gives a value to what only the skeleton has: the seed of a dropout whose rate was zero."""
+    for variable in getattr(skeleton, "variables", ()):
+        if variable._value is None and copier.remembered(variable) is None:
+            new = made_variable(variable, None)
+            new._path = _path(layer, skeleton, variable)
+            copier.remember(variable, new)
+
+
+def _path(layer: Any, skeleton: Any, variable: Any) -> str:
+    """The path of a variable that the layer did not have."""
+    below = variable.path.removeprefix(f"{skeleton.path}/")
+    return f"{layer.path}/{below}" if layer.path else below
 
 
 def _not_shared(layer: Any, why: str) -> CopyError:

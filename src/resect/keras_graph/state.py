@@ -72,11 +72,11 @@ def carry_variables(old: Any, new: Any) -> tuple[list[tuple[Any, Any]], list[Any
 
 
 def matching_variables(theirs: list[Any], mine: list[Any]) -> list[tuple[Any, Any]]:
-    """Pairs of the variables of two layers, in order if all agree, else by name and shape."""
-    if [_key(v) for v in theirs] == [_key(v) for v in mine]:
-        return list(zip(theirs, mine, strict=True))
-    by_key = {_key(v): v for v in reversed(theirs)}
-    return [(by_key[_key(v)], v) for v in mine if _key(v) in by_key]
+    """Pairs of the variables of two layers by name and shape, in order where several agree."""
+    by_key: dict[Any, list[Any]] = {}
+    for variable in reversed(theirs):
+        by_key.setdefault(_key(variable), []).append(variable)
+    return [(left.pop(), v) for v in mine if (left := by_key.get(_key(v)))]
 
 
 def carry_flags(old: Any, new: Any) -> None:
