@@ -200,3 +200,19 @@ def test_what_no_configuration_says_stays():
             *(keras.ops.convert_to_numpy(each(numbers[:5])) for each in (new, model))
         )
     assert new.get_layer("dense").lora_alpha == 7
+
+
+class Derived(layers.Dense):
+    """Its configuration says what follows from its arguments, which its constructor refuses."""
+
+    def get_config(self):
+        return {**super().get_config(), "twice": 2 * self.units}
+
+
+def test_a_configuration_that_says_more_than_the_class_takes():
+    model = randomise(keras.Sequential([keras.Input((4,)), Derived(3, name="own")]))
+    frozen = resect.adapt.configure(model, "own", trainable=False)
+    assert not frozen.trainable_variables
+    np.testing.assert_array_equal(predictions(frozen), predictions(model))
+    with pytest.raises(EditError, match=r"'own' .* made anew"):
+        resect.adapt.configure(model, "own", twice=8)

@@ -122,7 +122,7 @@ def changed_layer(
         )
     try:
         found = config(_unbuilt(layer.recipe.get_config()))
-        template = (cls or layer.cls).from_config({**found, "name": layer.name})
+        template = _reconfigured(layer, cls or layer.cls, {**found, "name": layer.name})
     except SurgeryError:
         raise
     except Exception as error:
@@ -142,6 +142,22 @@ def changed_layer(
         earlier.thawed | thawed,
     )
     return replace(layer, cls=type(template), change=change, variables=None)
+
+
+def _reconfigured(layer: Layer, cls: type, config: dict[str, Any]) -> Any:
+    """A layer with another configuration, also if its constructor does not take all of that.
+
+    What it does not take is left out only where it stays as it was: it says nothing new.
+    """
+    try:
+        return cls.from_config(config)
+    except (TypeError, ValueError):
+        known = completed(layer.recipe, config)
+        had = _unbuilt(layer.recipe.get_config())
+        odd = config.keys() - known.keys()
+        if not odd or cls is not layer.cls or any(config[key] != had.get(key) for key in odd):
+            raise
+        return cls.from_config(known)
 
 
 def _point(error: Exception) -> str:
