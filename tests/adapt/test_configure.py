@@ -202,6 +202,15 @@ def test_what_no_configuration_says_stays():
     assert new.get_layer("dense").lora_alpha == 7
 
 
+def test_an_operation_has_no_settings():
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(3, name="dense")(inputs)[:, 1:])
+    with pytest.raises(EditError, match=r"has no setting 'trainable'.*\n.*leaves those out"):
+        resect.adapt.configure(model, "*", trainable=False)
+    where = resect.select(name="*", cls=keras.Layer)
+    assert not resect.adapt.configure(model, where, trainable=False).trainable_variables
+
+
 class Derived(layers.Dense):
     """Its configuration says what follows from its arguments, which its constructor refuses."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import keras
+
 from resect.adapt.base import Changed, change_layers
 from resect.edits.base import Edit, quoted, spellings
 from resect.errors import EditError
@@ -44,13 +46,18 @@ class Configure(Edit):
     def _checked(self, layer: Layer, config: dict[str, Any]) -> dict[str, Any]:
         for name, _ in self.settings:
             if name not in config or name == "name":
-                fields = ", ".join(field for field in config if field != "name")
                 raise EditError(
                     f"'{layer.name}' ({layer.kind}) has no setting {name!r}.",
-                    f"It has {fields}." if name != "name" else "Use resect.rename.",
+                    _repair(layer, config) if name != "name" else "Use resect.rename.",
                     layer.name,
                 )
         return dict(self.settings)
+
+
+def _repair(layer: Layer, config: dict[str, Any]) -> str:
+    if not isinstance(layer.op, keras.Layer):
+        return 'It is an operation: select(name="*", cls=keras.Layer) leaves those out.'
+    return f"It has {', '.join(field for field in config if field != 'name')}."
 
 
 def _shown(value: Any) -> str:

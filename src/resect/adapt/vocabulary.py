@@ -62,7 +62,9 @@ class Vocabulary(Edit):
             spelled = ", ".join(f"'{place.spelling(graph)}'" for place in found.values())
             raise (AmbiguousError if found else EditError)(
                 f"The model has {len(found)} layers with a vocabulary: {spelled or 'none'}.",
-                "Say which with where=.",
+                "Say which with where=."
+                if found
+                else "Give the class of a layer that has one a rule with resect.adapt.register.",
             )
         return tuple(found.values())
 
