@@ -22,7 +22,13 @@ from resect.keras_graph import private
 from resect.keras_graph.causal import symbolic_causal_masks
 from resect.keras_graph.layer_running import known_arguments, running, without_training
 from resect.keras_graph.reading import read
-from resect.keras_graph.symbolic import Subject, recorded, symbolic_run, unrecorded
+from resect.keras_graph.symbolic import (
+    Subject,
+    function_between,
+    recorded,
+    symbolic_run,
+    unrecorded,
+)
 from resect.keras_graph.trace_checks import check_constants, check_training
 
 
@@ -218,7 +224,7 @@ def _graph(name: str, inputs: list[Any], outputs: list[Any]) -> Graph:
     nodes = recorded(outputs)
     operations = {id(node.operation): node.operation for node in nodes}.values()
     with _unique_names(list(operations)[::-1]), private.deep_recursion(len(nodes)):
-        graph = read(private.Function(inputs, outputs, name=name))
+        graph = read(function_between(inputs, outputs, name))
         layers = dict(graph.layers)
     own = {call: _moded(node, layers[call.layer]) for call, node in graph.nodes.items()}
     return graph.evolve(model=None, nodes=own, edited=True)

@@ -113,6 +113,19 @@ def recorded(outputs: Any) -> list[Any]:
     return list(seen.values())
 
 
+def function_between(inputs: Any, outputs: Any, name: str) -> Any:
+    """What Keras recorded between some symbolic tensors, as a `Function`.
+
+    Before Keras 3.14 an input that nothing reads, or that is an output as it stands, is taken for a
+    mistake. Such inputs get a reader, which leads nowhere and so is not part of the function.
+    """
+    if private.INPUTS_MUST_BE_READ:
+        for tensor in keras.tree.flatten(inputs):
+            if not private.call_lists(private.maker_of(tensor))[1]:
+                keras.layers.Identity(name=f"{name}_read")(tensor)
+    return private.Function(inputs, outputs, name=name)
+
+
 class _Around(keras.Layer):
     """Stands for the call around it: layers that are not told the mode take that of this one.
 
