@@ -11,6 +11,7 @@ from resect.edits import Edit
 from resect.errors import Problem, SurgeryError
 from resect.graph import Call, Graph, Layer
 from resect.keras_graph.inferring import infer
+from resect.keras_graph.passing import all_passed_on
 from resect.keras_graph.state import key_of
 
 
@@ -62,7 +63,7 @@ def _step(graph: Graph, edit: Edit) -> Step:
     try:
         pinned = edit.pinned(graph)
         own = edit.notes(graph)
-        inferred = infer(pinned.apply(graph), edit.on_mismatch)
+        inferred = infer(all_passed_on(pinned.apply(graph)), edit.on_mismatch)
     except SurgeryError as error:
         return Step(edit, graph, graph, problems=error.asking(_request(edit)).problems)
     if inferred.problems:

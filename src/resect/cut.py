@@ -18,8 +18,9 @@ import numpy as np
 
 from resect.edits.base import call_parameters
 from resect.errors import CutError, EmptyResultError, MaskError
-from resect.graph import Call, Graph, Node, Ref, Spec, map_refs
-from resect.keras_graph.making import identity_layer, input_layer, needs_identity
+from resect.graph import Call, Graph, Node, Ref, Spec
+from resect.keras_graph.making import input_layer
+from resect.keras_graph.passing import passed_on
 
 _SOURCE, _SINK = "source", "sink"
 _UNCUTTABLE = float("inf")
@@ -130,22 +131,6 @@ def tail_graph(graph: Graph, cut: Cut) -> Graph:
     inputs = _structure(tuple(mapping[ref] for ref in cut.boundary))
     tail = dataclasses.replace(graph, nodes=nodes, layers=layers, inputs=inputs, edited=True)
     return passed_on(tail.substitute(mapping))
-
-
-def passed_on(graph: Graph) -> Graph:
-    """Puts an Identity behind inputs that are outputs and that nothing reads, if Keras needs it."""
-    if not needs_identity():
-        return graph
-    passed: dict[Ref, Ref] = {}
-    for ref in dict.fromkeys(graph.output_refs):
-        if not graph.is_input(ref.call) or graph.readers(ref):
-            continue
-        layer = identity_layer(graph.free_name(f"{ref.call.layer}_identity"))
-        spec = graph.spec(ref)
-        passed[ref] = Ref(Call(layer.name))
-        node = Node(Call(layer.name), (ref,), outputs=(spec,), seen=(spec,))
-        graph = graph.add([node], [layer])
-    return graph.evolve(outputs=map_refs(lambda ref: passed.get(ref, ref), graph.outputs))
 
 
 def _free_name(ref: Ref, taken: set[str], cut: Cut, graph: Graph) -> str:

@@ -186,7 +186,7 @@ def test_shared_variables_keep_their_rules():
 def test_what_no_configuration_says_stays():
     """An alpha of LoRA that is not its rank, and bins that were adapted."""
     numbers = np.random.default_rng(0).normal(size=(50, 1)).astype("float32")
-    bins = layers.Discretization(num_bins=4, output_mode="one_hot", name="bins")
+    bins = layers.Discretization(num_bins=4, name="bins")
     bins.adapt(numbers)
     stack = [keras.Input((1,)), bins, layers.Dense(3, name="dense")]
     model = randomise(keras.Sequential(stack, name="adapted"))

@@ -11,10 +11,10 @@ import keras
 
 from resect.adapt.base import Changed, change_layers
 from resect.adapt.calls import calls_in_training, model_key, with_contents
-from resect.cut import passed_on
 from resect.edits.base import Edit, not_empty, quoted, spellings
 from resect.errors import EditError, NoMatchError
 from resect.graph import Call, Graph, Layer, Node, Ref, refs
+from resect.keras_graph.passing import passed_on
 from resect.keras_graph.reading import sublayers
 from resect.lookup import resolve
 from resect.options import Weights

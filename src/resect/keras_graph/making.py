@@ -11,7 +11,6 @@ import keras
 
 from resect.errors import EditError, SurgeryError
 from resect.graph import Change, Layer, Shape, Spec
-from resect.keras_graph import private
 from resect.keras_graph.copying import Copier
 from resect.keras_graph.reading import has_graph, read
 from resect.options import Weights
@@ -35,6 +34,8 @@ def new_layer(layer: Layer, weights: Weights, copy_model: Callable[..., Any]) ->
 def from_config(layer: Any, name: str) -> Any:
     """A fresh, unbuilt layer of the same class and configuration."""
     config = _unbuilt(layer.get_config())
+    if isinstance(layer, keras.layers.InputLayer):  # old ones do not say that they are optional
+        config = completed(layer, config)
     if "name" in config:
         config["name"] = name
     try:
@@ -188,11 +189,6 @@ def _both(
     return both
 
 
-def needs_identity() -> bool:
-    """Whether this Keras wants a layer between an input and an output that are one tensor."""
-    return private.INPUTS_MUST_BE_READ
-
-
 def identity_layer(name: str) -> Layer:
     """A layer that passes a tensor on."""
     template = keras.layers.Identity(name=name)
@@ -207,5 +203,6 @@ def input_layer(name: str, spec: Spec) -> Layer:
 
 def resized_input(layer: Layer, shape: Shape) -> Layer:
     """An input like another, of another shape: its dtype, `optional` and `sparse` stay."""
-    template = type(layer.op).from_config({**layer.op.get_config(), "batch_shape": shape})
+    config = completed(layer.op, layer.op.get_config())
+    template = type(layer.op).from_config({**config, "batch_shape": shape})
     return Layer(layer.name, template, type(template), origin="new")

@@ -9,6 +9,7 @@ import keras
 from resect.graph import Graph, Node, Ref, Spec, map_refs
 from resect.keras_graph import private
 from resect.keras_graph.reading import call_lists_of, read
+from resect.keras_graph.symbolic import function_between
 
 
 def open_layer(layer: Any, node: Node, specs: dict[Ref, Spec]) -> Graph | None:
@@ -38,7 +39,7 @@ def open_layer(layer: Any, node: Node, specs: dict[Ref, Spec]) -> Graph | None:
             if not outputs:
                 return None
             with private.deep_recursion(10_000):
-                return read(private.Function(list(tensors.values()), outputs, name=layer.name))
+                return read(function_between(list(tensors.values()), outputs, layer.name))
     except Exception:  # whatever a layer of a user's own raises: it cannot be looked into
         return None
     finally:

@@ -16,9 +16,11 @@ import keras
 from resect.errors import TraceError, UnbuiltError
 from resect.graph import Graph
 from resect.keras_graph import private
+from resect.keras_graph.passing import passed_on
 from resect.keras_graph.reading import has_graph, not_a_model, read
 from resect.keras_graph.symbolic import (
     Subject,
+    function_between,
     place_of_call,
     recorded,
     symbolic_run,
@@ -122,6 +124,6 @@ def _call(model: Any, inputs: Any, training: bool | None) -> Any:
 def _graph(model: Any, inputs: Any, outputs: Any) -> Graph:
     """Reads the recorded calls, through a Functional that is thrown away."""
     with private.deep_recursion(len(recorded(outputs))):
-        function = private.Function(inputs, outputs, name=model.name)
+        function = function_between(inputs, outputs, model.name)
     graph = read(function)
-    return graph.evolve(model=None, name=model.name, edited=True)
+    return passed_on(graph.evolve(model=None, name=model.name, edited=True))

@@ -16,6 +16,7 @@ from resect.graph import Graph, Layer, Node, Ref, map_refs, refs
 from resect.keras_graph import private
 from resect.keras_graph.copying import Copier
 from resect.keras_graph.making import from_config, new_layer
+from resect.keras_graph.passing import check_inputs_are_read
 from resect.keras_graph.reading import read
 from resect.keras_graph.state import carry_variables
 from resect.options import Weights
@@ -189,6 +190,7 @@ class _Writer:
 
     def model(self, graph: Graph) -> Any:
         """A model with its nested models."""
+        check_inputs_are_read(graph)
         tensors: dict[Ref, Any] = {}
         layers: dict[str, Any] = {}
         for call, node in graph.nodes.items():
