@@ -49,7 +49,7 @@ def fold(graph: Graph, edits: Sequence[Edit]) -> tuple[Step, ...]:
         graph = step.after
     if steps and not any(step.problems for step in steps):
         steps[-1] = dataclasses.replace(
-            steps[-1], problems=(*_unused_inputs(steps), *_untied(steps))
+            steps[-1], problems=(*_unused_inputs(steps), *_untied(steps), *_torn(steps))
         )
     return tuple(steps)
 
@@ -126,6 +126,29 @@ def _untied(steps: Sequence[Step]) -> tuple[Problem, ...]:
         for layer, variable in replaced
         if id(variable) in holders
     )
+
+
+def _torn(steps: Sequence[Step]) -> tuple[Problem, ...]:
+    """Changed layers that stand at several depths and would have other weights in each."""
+    first: dict[int, Layer] = {}
+    found = []
+    for path, graph in steps[-1].after.walk():
+        for layer in graph.layers.values():
+            if layer.change is None or layer.variables is None:
+                continue
+            other = first.setdefault(id(layer.op), layer)
+            if other.variables != layer.variables:
+                found.append(
+                    Problem(
+                        "ShapeError",
+                        "/".join([*path, layer.name]),
+                        f"'{layer.name}' ({layer.kind}) is called in several models, and would "
+                        "need weights of other shapes in each.",
+                        "Give it in each of them what has the same shape.",
+                        _request(steps[-1].edit),
+                    )
+                )
+    return tuple(found)
 
 
 def _replaced(layer: Layer) -> list[Any]:

@@ -12,6 +12,7 @@ from resect.adapt import Channels
 from resect.errors import AmbiguousError, EditError, InputLayerError, ShapeError
 from tests.adapt.models import assert_near, images, mobilenet, resnet, run, transfer
 from tests.common import cnn, nested, randomise, trained
+from tests.kinds import KINDS
 from tests.surgery import assert_surgery
 
 
@@ -165,3 +166,9 @@ def test_float64_stays_exact():
     new = resect.adapt.channels(model, 7)
     found = keras.ops.convert_to_numpy(new.get_layer("dense").kernel)
     np.testing.assert_array_equal(found[:5], held)
+
+
+def test_a_shared_layer_that_reads_other_tensors_too_is_refused():
+    for name in ("shared_layer_deep", "shared_input_depths"):
+        with pytest.raises(ShapeError, match="another call of it would need weights of other"):
+            resect.adapt.channels(KINDS[name].make(), 5)

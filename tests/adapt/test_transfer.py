@@ -18,6 +18,7 @@ from resect.errors import EditError, NoMatchError, ShapeError, UnbuiltError
 from resect.keras_graph.units import own_variables, units_of
 from tests.adapt.models import mobilenet, resnet
 from tests.common import assert_equal, mlp, nested, predictions, randomise, trained, weights_of
+from tests.kinds import KINDS, outputs_of
 
 
 def values(model: Any) -> dict[str, list[np.ndarray]]:
@@ -397,3 +398,12 @@ def test_what_is_refused(
 ):
     with pytest.raises(error, match=message):
         transfer(mlp(), target(), **options)
+
+
+def test_a_subclassed_model_with_models_in_it():
+    kind = KINDS["subclassed_composed"]
+    source, target = kind.make(), kind.make(seed=1)
+    found = transfer(source, target)
+    assert found.report.complete
+    inputs = kind.inputs(source)
+    assert_equal(outputs_of(found.model, inputs), outputs_of(source, inputs))

@@ -227,10 +227,15 @@ class Attributes(abc.ABC):
         raise NotCopyableError(f"a {type(value).__module__}.{type(value).__qualname__}")
 
     def _layer(self, value: Any) -> Any:
-        return self._model(value) if isinstance(value, private.Function) else self.layer(value)
+        return self._nested(value) if isinstance(value, private.Function) else self.layer(value)
 
     def _sequential(self, value: Any) -> Any:
-        return self._model(value) if value._functional is not None else self.layer(value)
+        return self._nested(value) if value._functional is not None else self.layer(value)
+
+    def _nested(self, value: Any) -> Any:
+        new = self._model(value)
+        self.remember(value, new)
+        return new
 
     def _variable(self, value: Any) -> Any:
         keeps = self.weights == "share" or not self.values

@@ -165,14 +165,23 @@ class _Inference:
             outcome = Outcome(self._made_outputs(node, layer))
         else:
             outcome = self.ask.kept_outputs(node, layer)
-        if outcome.skeleton is not None and layer.name not in self.rebuilt:
-            self.rebuilt.add(layer.name)
-            specs = None if layer.change is None else variable_specs(outcome.skeleton)
-            self.layers[layer.name] = dataclasses.replace(
-                layer, origin="rebuilt", skeleton=outcome.skeleton, variables=specs
-            )
+        if outcome.skeleton is not None:
+            self._keep(layer, outcome.skeleton)
         self.nodes[node.call] = dataclasses.replace(
             node, outputs=outcome.outputs, seen=current, tensors=()
+        )
+
+    def _keep(self, layer: Layer, skeleton: Any) -> None:
+        """Keeps a layer as it is built for what it is given; all its calls must agree on that."""
+        if layer.name in self.rebuilt:
+            first = self.layers[layer.name].skeleton
+            if variable_specs(first) != variable_specs(skeleton):
+                raise MisfitError("another call of it would need weights of other shapes.")
+            return
+        self.rebuilt.add(layer.name)
+        specs = None if layer.change is None else variable_specs(skeleton)
+        self.layers[layer.name] = dataclasses.replace(
+            layer, origin="rebuilt", skeleton=skeleton, variables=specs
         )
 
     def _made_outputs(self, node: Node, layer: Layer) -> tuple[Spec, ...]:

@@ -12,10 +12,9 @@ from resect.aligning import Unit
 from resect.errors import CopyError, UnbuiltError
 from resect.graph import Call, Graph, VariableSpec
 from resect.keras_graph import training
-from resect.keras_graph.copying import Copier
 from resect.keras_graph.reading import has_graph, not_a_model, read
 from resect.keras_graph.values import copied_tensor
-from resect.keras_graph.writing import copy_model, write
+from resect.keras_graph.writing import copy_layer, write
 
 _Found = Iterator[tuple[tuple[str, ...], tuple[bool, ...], Any]]
 
@@ -132,16 +131,11 @@ def independent_copy(model: Any) -> Any:
     Raises:
         CopyError: It holds something that can be neither copied nor re-created.
     """
-    if has_graph(model):
-        written = write(read(model))
-        new, pairs = written.model, written.pairs
-    else:
-        copier = Copier("copy", copy_model)
-        try:
-            new = copier.layer(model)
-        except CopyError as error:
-            raise error.asking(f"Cannot copy {type(model).__name__} '{model.name}'.") from error
-        pairs = copier.variables
+    try:
+        written = write(read(model)) if has_graph(model) else copy_layer(model)
+    except CopyError as error:
+        raise error.asking(f"Cannot copy {type(model).__name__} '{model.name}'.") from error
+    new, pairs = written.model, written.pairs
     if training.is_compiled(model):
         training.carry(model, new, pairs)
     return new

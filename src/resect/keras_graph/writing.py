@@ -113,6 +113,16 @@ def copy_model(model: Any, name: str | None = None) -> Any:
     return write(graph if name is None else graph.evolve(name=name, edited=False)).model
 
 
+def copy_layer(layer: Any) -> Written:
+    """An independent copy of any layer, also of a model that Keras keeps no graph of.
+
+    Raises:
+        CopyError: It can be neither copied nor re-created.
+    """
+    writer = _Writer("copy")
+    return Written(writer.copier.layer(layer), writer.pairs())
+
+
 def result_kind(graph: Graph) -> str:
     """The class of the model that a graph will be written as.
 
