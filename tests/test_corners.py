@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 from keras import layers, ops
 
@@ -152,3 +153,14 @@ def test_a_nested_class_that_is_edited_becomes_functional_and_the_plan_says_so()
     plan = resect.plan(model).remove("b/relu")
     assert "Backbone 'b' becomes a plain Functional model" in plan.notes
     assert_surgery(model, plan)
+
+
+def test_replaced_attention_with_a_dropout_keeps_each_weight_in_its_place():
+    """It has a seed that the old one lacks, and three kernels of one shape beside it."""
+    inputs = keras.Input((4, 6))
+    attention = layers.MultiHeadAttention(2, 3, name="attention")
+    model = randomise(keras.Model(inputs, attention(inputs, inputs)))
+    noisy = layers.MultiHeadAttention(2, 3, dropout=0.5, name="attention")
+    new = resect.replace(model, "attention", lambda old: noisy)
+    for one, other in zip(new.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
