@@ -20,6 +20,7 @@ with the original weights, or raises an error that names the layer, the reason a
     verify      numbers, not hope
     blocks      regions with one tensor in and one out, from calls to stages
     profile     what each call costs: parameters, multiply-adds, memory, time
+    cost        what profile counts, and rules for layers of one's own
     adapt       the changes that people make to a trained model, each exact
 """
 
