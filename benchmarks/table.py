@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 HEADER = ("work", "resect", "against", "ratio", "bar")
-ROWS = ("copies", "memory", "chains", "splits")
+ROWS = ("copies", "memory", "chains", "splits", "ablation")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,6 +104,8 @@ time is the median of several runs after one to warm up.
   layers.
 - *Split* writes two models at each cut. By hand the two share their weights with the source, and
   the tensors that cross the cut have to be known.
+- *Loss and accuracy without each block*: `resect.importance` against `resect.collapse` and
+  `evaluate` for each block, measured once, both with everything that they compile.
 """
 
 

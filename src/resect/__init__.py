@@ -21,6 +21,7 @@ with the original weights, or raises an error that names the layer, the reason a
     blocks      regions with one tensor in and one out, from calls to stages
     profile     what each call costs: parameters, multiply-adds, memory, time
     cost        what profile counts, and rules for layers of one's own
+    importance  what each block is worth, on data
     adapt       the changes that people make to a trained model, each exact
 """
 
@@ -30,6 +31,7 @@ from resect.cost import profile
 from resect.edits import Site
 from resect.errors import SurgeryError
 from resect.graph import Graph
+from resect.importance import Importance, importance
 from resect.plan import Plan, plan
 from resect.select import Selection, first, last, select
 from resect.verbs import (
@@ -53,6 +55,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Graph",
+    "Importance",
     "Plan",
     "Report",
     "Selection",
@@ -68,6 +71,7 @@ __all__ = [
     "errors",
     "first",
     "functional",
+    "importance",
     "insert",
     "last",
     "plan",

@@ -69,7 +69,7 @@ def carry(source: Any, target: Any, pairs: Pairs) -> None:
     for argument in _PER_OUTPUT:
         raw[argument] = _renamed_keys(raw[argument], names)
     for argument in ("metrics", "weighted_metrics"):
-        raw[argument] = _recreated(raw[argument])
+        raw[argument] = recreated(raw[argument])
     optimizer = raw["optimizer"]
     if optimizer is not None:
         raw["optimizer"] = _same_kind(optimizer)
@@ -90,16 +90,16 @@ def _renamed_keys(value: Any, names: Mapping[str, str]) -> Any:
     return {names.get(key, key): item for key, item in value.items()}
 
 
-def _recreated(value: Any) -> Any:
+def recreated(value: Any) -> Any:
     """The same structure, every metric object in it made anew."""
     if isinstance(value, keras.metrics.Metric):
         metric = Copier("copy", lambda model: model).attribute(value)
         metric.reset_state()
         return metric
     if isinstance(value, (list, tuple)):
-        return [_recreated(item) for item in value]
+        return [recreated(item) for item in value]
     if isinstance(value, dict):
-        return {key: _recreated(item) for key, item in value.items()}
+        return {key: recreated(item) for key, item in value.items()}
     return value
 
 
