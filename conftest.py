@@ -17,6 +17,8 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 # JAX compiles every new shape, and here that is most of what there is to do: half the time without.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import gc
+
 import hypothesis
 import pytest
 
@@ -53,3 +55,25 @@ def _fresh_keras(request: pytest.FixtureRequest) -> None:
 
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
+
+
+#: So many tests share what JAX has compiled. Linux lets a process map 65,530 pieces of memory; each
+#: compiled function takes some, and the compiler crashes where none are left.
+_TESTS_BETWEEN_CLEARINGS = 400
+
+
+@pytest.fixture(scope="session")
+def _tests_so_far() -> list[str]:
+    return []
+
+
+@pytest.fixture(autouse=True)
+def _room_to_compile(request: pytest.FixtureRequest, _tests_so_far: list[str]) -> None:
+    """Lets go of what JAX has compiled from time to time."""
+    _tests_so_far.append(request.node.name)
+    if len(_tests_so_far) % _TESTS_BETWEEN_CLEARINGS or os.environ["KERAS_BACKEND"] != "jax":
+        return
+    import jax
+
+    jax.clear_caches()
+    gc.collect()

@@ -56,7 +56,7 @@ def two_outputs(names: bool = True) -> keras.Model:
         x = layers.Add(name=f"add_{i}")([x, y])
         taps.append(x)
     every = layers.Dense(2, name="every")(taps[1])
-    # Before Keras 3.12, on PyTorch, the pooling writes into what it reads: this no other layer reads.
+    # Before Keras 3.12, on PyTorch, the pooling writes into what it reads: no other may read it.
     pooled = layers.GlobalAveragePooling1D(name="pool")(layers.Dense(4, name="mix")(x))
     one = layers.Dense(1, name="one")(pooled)
     model = keras.Model(features, {"one": one, "every": every} if names else [one, every])
