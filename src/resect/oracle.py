@@ -95,7 +95,8 @@ def random_inputs(graph: Graph, *, like: Graph | None = None, batch: int = 2, se
         if len(lengths) != len(spec.shape):
             lengths = spec.shape
         shape = tuple(
-            axis or (batch if i == 0 else lengths[i] or 4) for i, axis in enumerate(spec.shape)
+            axis if axis is not None else (batch if i == 0 else lengths[i] or 4)
+            for i, axis in enumerate(spec.shape)
         )
         if spec.dtype == "string":
             return np.asarray(rng.choice(["one", "two", "three"], shape))

@@ -127,3 +127,25 @@ def test_what_is_refused():
     )
     with pytest.raises(NoMatchError):
         resect.adapt.activations(mlp(), {"relu": "gelu"}, where="nothing")
+
+
+class Sealed(layers.Layer):
+    """A layer that nothing describes, with an activation."""
+
+    def __init__(self, secret: object, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.secret, self.activation = secret, keras.activations.get("relu")
+
+    def call(self, x: Any) -> Any:
+        return self.activation(x)
+
+
+def test_a_layer_without_a_configuration_is_refused_and_not_passed_over():
+    stack = [keras.Input((4,)), layers.Dense(3, activation="relu", name="dense")]
+    model = keras.Sequential(
+        [*stack, Sealed(np.random.default_rng(0), name="sealed")], name="with_sealed"
+    )
+    with pytest.raises(EditError, match=r"'sealed' \(Sealed\)"):
+        resect.adapt.activations(model, {"relu": "silu"})
+    new = resect.adapt.activations(model, {"relu": "silu"}, where="dense")
+    assert new.get_layer("dense").activation is keras.activations.silu

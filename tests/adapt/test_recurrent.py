@@ -138,3 +138,17 @@ def test_what_is_refused():
         recurrent(mlp(), stateful=True)
     with pytest.raises(NoMatchError, match="'rnn'"):
         recurrent(tagger(), stateful=True, where="rnn")
+
+
+class Sealed(layers.SimpleRNN):
+    """A recurrent layer that nothing describes."""
+
+    def get_config(self):
+        raise NotImplementedError
+
+
+def test_a_recurrent_layer_without_a_configuration_is_refused_and_not_passed_over():
+    stack = [keras.Input((5, 3)), layers.LSTM(4, return_sequences=True, name="lstm")]
+    model = keras.Sequential([*stack, Sealed(2, name="sealed")], name="with_sealed")
+    with pytest.raises(EditError, match=r"'sealed' \(Sealed\)"):
+        recurrent(model, stateful=True, batch_size=2)

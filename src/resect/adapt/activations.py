@@ -101,12 +101,24 @@ def _names(layer: Layer) -> list[str]:
         name = layer.kind.lower()
         known = {"".join(each.split("_")): each for each in _known()}
         return [known[name]] if name in known else []
-    try:
-        config = layer.recipe.get_config()
-    except NotImplementedError:  # a layer of the user's own, which cannot be changed
-        return []
+    config = _config_of(layer)
+    if config is None:
+        held = [getattr(layer.recipe, field, None) for field in FIELDS]
+        return [activation_name(value) for value in held if callable(value)]
     own = _whole(layer.cls, config)
     return [own] if own else list(_in_config(config))
+
+
+def _config_of(layer: Layer) -> Config | None:
+    """The configuration of a layer; `None` for one of a user's own that has none.
+
+    Such a layer cannot be changed. What it shows as attributes is found all the same, so that it is
+    refused, and not passed over.
+    """
+    try:
+        return layer.recipe.get_config()
+    except NotImplementedError:
+        return None
 
 
 def _known() -> list[str]:
@@ -138,7 +150,8 @@ def _inner(value: Any) -> tuple[type, Config] | None:
 
 
 def _changed(layer: Layer, swap: Mapping[str, Any]) -> Changed:
-    own = _whole(layer.cls, layer.recipe.get_config())
+    config = _config_of(layer)
+    own = "" if config is None else _whole(layer.cls, config)
     if own:
         config = {"activation": keras.activations.serialize(keras.activations.get(swap[own]))}
         lost = _LOST if layer.cls is keras.layers.PReLU else None
@@ -193,7 +206,7 @@ def activations(
         A new model.
 
     Raises:
-        EditError: No layer has such an activation.
+        EditError: No layer has such an activation, or one that has it cannot be made anew.
         NoMatchError: `where` matches nothing.
 
     Example:

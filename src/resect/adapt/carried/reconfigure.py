@@ -174,7 +174,8 @@ def reconfigure(
     LoRA, vocabularies, the compile configuration, and the optimizer's slots of those weights. With
     more words in a vocabulary, old ids and the logits of old words are equal.
     Not preserved: layers and variables have the names that their class gives them, so blocks are
-    numbered anew.
+    numbered anew. They are wired as their class wires so many blocks: where one reads another by
+    its number, and not the one before it, compare with `resect.collapse`.
 
     Args:
         model: A built Keras model whose class has a `get_config` of its own.

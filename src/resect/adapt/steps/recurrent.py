@@ -84,8 +84,9 @@ def _config_of(layer: Layer) -> Config:
         return {}
     try:
         return layer.recipe.get_config()
-    except NotImplementedError:  # a layer of the user's own, which cannot be changed
-        return {}
+    except NotImplementedError:  # of a user's own: found by what it shows, and refused for it
+        shown = getattr(layer.recipe, "stateful", None)
+        return {"stateful": shown} if isinstance(shown, bool) else {}
 
 
 def _parts(config: Config) -> Iterator[Config]:
