@@ -607,7 +607,7 @@ def test_the_public_names_are_there_and_no_others():
         for name, value in vars(resect).items()
         if not name.startswith("_")
         and getattr(value, "__module__", "resect").startswith("resect")
-        and (callable(value) or name in ("adapt", "cost", "edits", "errors"))
+        and (callable(value) or name in ("adapt", "cost", "edits", "errors", "parallel"))
     }
     assert public == set(resect.__all__)
     assert list(resect.__all__) == sorted(resect.__all__)

@@ -22,10 +22,11 @@ with the original weights, or raises an error that names the layer, the reason a
     profile     what each call costs: parameters, multiply-adds, memory, time
     cost        what profile counts, and rules for layers of one's own
     importance  what each block is worth, on data
+    parallel    jobs on several processes and machines
     adapt       the changes that people make to a trained model, each exact
 """
 
-from resect import adapt, cost, edits, errors
+from resect import adapt, cost, edits, errors, parallel
 from resect.blocks import blocks
 from resect.cost import profile
 from resect.edits import Site
@@ -74,6 +75,7 @@ __all__ = [
     "importance",
     "insert",
     "last",
+    "parallel",
     "plan",
     "pop",
     "prepend",

@@ -24,6 +24,7 @@
     ├── PlanError                  several problems of different kinds, all listed
     ├── CopyError                  a layer that can be neither copied nor re-created
     ├── SerializationError         a plan that has no JSON form
+    ├── WorkerError                a job that no worker could do, or what cannot be sent to one
     └── VerificationError          what must be equal is not
 
 A message says what was asked, what was found, and what to do. Code deep inside raises
@@ -194,6 +195,10 @@ class CopyError(SurgeryError):
 
 class SerializationError(SurgeryError):
     """A plan with something in it that has no JSON form."""
+
+
+class WorkerError(SurgeryError):
+    """A job that no worker could do, or something that cannot be sent to one."""
 
 
 class VerificationError(SurgeryError):

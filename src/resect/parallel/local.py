@@ -1,0 +1,136 @@
+"""Processes of this machine, one for each job in flight.
+
+A process pool whose worker dies is broken as a whole, and fails every job that it holds. So there
+are as many pools of one process as there are workers: a death is the affair of the job that ran
+there, and no other job is charged for it or begun again.
+"""
+
+from __future__ import annotations
+
+import atexit
+import pickle
+import signal
+import tempfile
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from resect.errors import SurgeryError
+from resect.parallel.parcels import Parcel
+from resect.parallel.pools import Pool, starter, task
+from resect.parallel.settings import cores, environment
+
+#: Seconds after which a worker without jobs goes.
+IDLE = 120
+
+_idle: list[tuple[dict[str, str], Any]] = []
+
+
+class Local(Pool):
+    """Processes of this machine.
+
+    Args:
+        workers: How many; `None`: one for each core.
+
+    Raises:
+        SurgeryError: loky is not installed.
+    """
+
+    apart = True
+
+    def __init__(self, workers: int | None) -> None:
+        _loky()
+        self.workers = workers or cores()
+        self._environment = environment(self.workers)
+        self._free: list[Any] = []
+        self._busy: dict[Future[bytes], Any] = {}
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._start = starter()
+
+    def capacity(self) -> int:
+        return self.workers
+
+    def submit(self, function: Parcel, job: Parcel) -> Future[bytes]:
+        self._settle()
+        goods = {**function.goods, **job.goods}
+        places = {name: self._stored(name, good) for name, good in goods.items()}
+        slot = self._free.pop() if self._free else self._new()
+        order = task(function, job, places)
+        future = slot.submit(self._start, keras.backend.backend(), order)
+        self._busy[future] = slot
+        return future
+
+    def _settle(self) -> None:
+        """Takes back the processes whose jobs are done, if they live."""
+        for future in [each for each in self._busy if each.done()]:
+            slot = self._busy.pop(future)
+            broken = not future.cancelled() and self.lost(future.exception() or Exception())
+            if broken:
+                slot.shutdown(wait=True, kill_workers=True)
+            else:
+                self._free.append(slot)
+
+    def _new(self) -> Any:
+        for i, (started_with, slot) in enumerate(_idle):
+            if started_with == self._environment:
+                del _idle[i]
+                return slot
+        return _loky().ProcessPoolExecutor(
+            max_workers=1, timeout=IDLE, env=self._environment, initializer=_leave_interrupts
+        )
+
+    def _stored(self, name: str, good: Any) -> str:
+        """Where a good lies in a file."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="resect-", ignore_cleanup_errors=True)
+        path = Path(self._folder.name) / name
+        if isinstance(good, np.ndarray):
+            path = path.with_suffix(".npy")
+        if not path.exists():
+            part = path.with_suffix(".part")
+            with part.open("wb") as file:
+                if isinstance(good, np.ndarray):
+                    np.save(file, good)
+                else:
+                    pickle.dump(good, file)
+            part.rename(path)
+        return str(path)
+
+    def close(self) -> None:
+        self._settle()
+        for slot in self._busy.values():
+            slot.shutdown(wait=True, kill_workers=True)
+        self._busy.clear()
+        _idle.extend((self._environment, slot) for slot in self._free)
+        self._free.clear()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+def let_go() -> None:
+    """Ends the processes that wait for jobs to come."""
+    while _idle:
+        _, slot = _idle.pop()
+        slot.shutdown(wait=True, kill_workers=True)
+
+
+atexit.register(let_go)
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C goes to all processes of a terminal; what then happens is for the first to say."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _loky() -> Any:
+    try:
+        import loky
+    except ImportError as error:
+        raise SurgeryError(
+            "Processes need loky, which is not installed.",
+            'pip install "resect[parallel]", or give executor=resect.parallel.Serial().',
+        ) from error
+    return loky
