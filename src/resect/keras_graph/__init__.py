@@ -14,6 +14,9 @@ state        which variables a layer has, and how another takes them over
 values       tensors and storage, on each backend
 training     compile configurations and optimizers
 tracing      a subclassed model -> Graph
+blueprints   layers and models as data that can be pickled, and back
+custom_objects  the classes and functions that a configuration names
+compilations compile configurations and optimizers as such data
 units        the layers of any model that hold variables, in order
 layer_tracing, layer_running, causal  a call of a layer -> Graph
 mask_calls   the calls behind a mask that Keras made by itself

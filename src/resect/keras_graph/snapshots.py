@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,17 @@ class Snapshot:
             f"{v.path} has another value" for v, was in self.values if not _same(_array(v), was)
         ]
         return found
+
+
+def imprint(model: Any) -> tuple[Any, ...]:
+    """What is equal as long as nothing of a model has changed; small, unlike a snapshot."""
+    optimizer = getattr(model, "optimizer", None)
+    found = hashlib.blake2b()
+    for variable in [*model.variables, *(() if optimizer is None else optimizer.variables)]:
+        found.update(_bits(_array(variable)).data)
+    flags = [layer.trainable for layer in model._flatten_layers()]
+    flags += [variable.trainable for variable in model.variables]
+    return found.digest(), tuple(flags), id(getattr(model, "_compile_config", None))
 
 
 def same_value(one: Any, other: Any) -> bool:

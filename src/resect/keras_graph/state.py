@@ -113,13 +113,13 @@ def carry_unrecorded(old: Any, new: Any, reference: Any) -> None:
         triples = [[old], [new], [reference]]
     for part, new_part, plain in zip(*triples, strict=True):
         for name, value in list(vars(part).items()):
-            if name in _OF_EVERY_LAYER or not _is_setting(value) or name not in vars(plain):
+            if name in OF_EVERY_LAYER or not is_setting(value) or name not in vars(plain):
                 continue
             if name.startswith("lora_") and not _has_factors(new_part):
                 continue
             said = vars(plain)[name]
             now = vars(new_part).get(name)
-            if _differ(said, value) and (new_part is plain or not _differ(now, said)):
+            if differ(said, value) and (new_part is plain or not differ(now, said)):
                 setattr(new_part, name, list(value) if isinstance(value, list) else value)
 
 
@@ -128,16 +128,19 @@ def _has_factors(layer: Any) -> bool:
     return any(variable.name.startswith("lora_") for variable in layer.variables)
 
 
-_OF_EVERY_LAYER = frozenset(vars(keras.layers.Layer()))
+#: Attributes that every layer has.
+OF_EVERY_LAYER = frozenset(vars(keras.layers.Layer()))
 
 
-def _is_setting(value: Any) -> bool:
+def is_setting(value: Any) -> bool:
+    """Whether an attribute is a number, a word, an array or a list of such."""
     if isinstance(value, (list, tuple)):
-        return all(map(_is_setting, value))
+        return all(map(is_setting, value))
     return value is None or isinstance(value, (bool, int, float, str, np.ndarray))
 
 
-def _differ(one: Any, other: Any) -> bool:
+def differ(one: Any, other: Any) -> bool:
+    """Whether two settings are not the same."""
     if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
         return not np.array_equal(one, other)
     return bool(one != other)

@@ -117,14 +117,14 @@ def _same_kind(optimizer: Any) -> Any:
 
 
 def _recreated_optimizer(optimizer: Any) -> Any:
-    config = _settings(optimizer)
+    config = settings_of(optimizer)
     if getattr(optimizer, "inner_optimizer", None) is not None:
         config["inner_optimizer"] = _recreated_optimizer(optimizer.inner_optimizer)
         return type(optimizer)(**config)
     return type(optimizer).from_config(config)
 
 
-def _settings(optimizer: Any) -> dict[str, Any]:
+def settings_of(optimizer: Any) -> dict[str, Any]:
     """The configuration, a schedule or function of the learning rate in it as the object it is."""
     rate = getattr(optimizer, "_learning_rate", None)
     if not callable(rate):
@@ -159,7 +159,7 @@ def _carry_state(old: Any, new: Any, heirs: Mapping[int, Any]) -> None:
             _carry_by_path(value, mine, heirs, old)
             found += value.values()
     _start_averages(new, {j for _, j in places})
-    for theirs, mine in zip(_inner(old), _inner(new), strict=True):
+    for theirs, mine in zip(inner_optimizers(old), inner_optimizers(new), strict=True):
         _carry_state(theirs, mine, heirs)
         found += theirs.variables
     known = {id(value) for value in found}
@@ -189,7 +189,7 @@ def _start_averages(optimizer: Any, carried: set[int]) -> None:
             average.assign(copied_tensor(variable.value))
 
 
-def _inner(optimizer: Any) -> list[Any]:
+def inner_optimizers(optimizer: Any) -> list[Any]:
     """The optimizers that an optimizer is made of."""
     wrapped = getattr(optimizer, "inner_optimizer", None)
     if wrapped is not None:
@@ -199,7 +199,7 @@ def _inner(optimizer: Any) -> list[Any]:
 
 def _carry_exclusions(old: Any, new: Any, pairs: Pairs) -> None:
     """The variables that `exclude_from_weight_decay` has named, which no configuration knows."""
-    for theirs, mine in zip(_inner(old), _inner(new), strict=True):
+    for theirs, mine in zip(inner_optimizers(old), inner_optimizers(new), strict=True):
         _carry_exclusions(theirs, mine, pairs)
     excluded = getattr(old, "_exclude_from_weight_decay", None)
     if excluded is not None:

@@ -10,6 +10,7 @@
     worker      bytes -> the job done, in the process that does it
     settings    what of Keras's settings must be the same there
     shipped     Shipped: a model as a value that travels
+    dumping     pickles with models, losses and a user's own classes in them
 
 Any `concurrent.futures.Executor` will do. `None` means processes of this machine, and a Dask
 client's `client.get_executor()` means those of a cluster.

@@ -16,8 +16,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from resect.errors import CopyError, SurgeryError, WorkerError
-from resect.parallel.shipped import Shipped, cloudpickle
+from resect.errors import SurgeryError, WorkerError
+from resect.parallel.dumping import pickler
+from resect.parallel.shipped import Shipped
 
 #: The bytes from which on an array travels apart.
 LARGE = 2**20
@@ -73,24 +74,24 @@ def unpacked(data: bytes, good: Callable[[str], Any]) -> Any:
 
 
 def _pickler(buffer: io.BytesIO) -> Any:
-    class Pickler(cloudpickle().Pickler):
+    class Packer(pickler()):
         def __init__(self) -> None:
-            super().__init__(buffer, protocol=pickle.HIGHEST_PROTOCOL)
+            super().__init__(buffer)
             self.goods: dict[str, Any] = {}
-            self._seen: dict[int, tuple[str, str]] = {}
+            self._seen: dict[int, tuple[Any, tuple[str, str]]] = {}
 
         def persistent_id(self, obj: Any) -> tuple[str, str] | None:
             if id(obj) in self._seen:
-                return self._seen[id(obj)]
+                return self._seen[id(obj)][1]
             kind, good = _good(obj)
             if not kind:
                 return None
             name = good.digest if isinstance(good, Shipped) else _digest(good)
             self.goods[name] = good
-            self._seen[id(obj)] = kind, name
+            self._seen[id(obj)] = obj, (kind, name)  # the object too: its id must stay its own
             return kind, name
 
-    return Pickler()
+    return Packer()
 
 
 class _Unpickler(pickle.Unpickler):
@@ -112,11 +113,6 @@ def _good(value: Any) -> tuple[str, Any]:
         return "model", Shipped(value)
     if type(value) is np.ndarray and value.nbytes >= LARGE and not value.dtype.hasobject:
         return "array", value
-    if isinstance(value, keras.Variable):
-        raise CopyError(
-            f"The variable {value.path} cannot travel by itself.",
-            "Send the model that it belongs to, or keras.ops.convert_to_numpy(variable).",
-        )
     return "", None
 
 

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections import OrderedDict
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import keras
 
-from resect.errors import SurgeryError
+from resect.errors import CopyError, SurgeryError
+from resect.keras_graph.snapshots import imprint
+from resect.parallel.dumping import dumped_layer, loaded_layer, objects_of
 
 #: How many models a process keeps.
 KEPT = 4
 
-_models: OrderedDict[str, Any] = OrderedDict()
+_models: OrderedDict[str, tuple[Any, tuple[Any, ...]]] = OrderedDict()
 
 
 @dataclass(frozen=True, init=False, repr=False)
 class Shipped:
     """A model as a value that can be pickled, and brought back in another process.
+
+    What comes back is the model as it was when it was shipped: weights, flags, states of random
+    generators, vocabularies, LoRA and quantisation; its compile configuration, lambdas and custom
+    losses included; and its optimizer with all that it remembers. Classes and functions of the
+    user's own come along, also those of a notebook. A model that would come back as another one is
+    refused here, and not there: it is brought back once, to see.
 
     Args:
         model: A Keras model.
@@ -30,6 +36,11 @@ class Shipped:
     Attributes:
         name: The model's name.
         digest: A hash of the content.
+        data: The content.
+
+    Raises:
+        SurgeryError: cloudpickle is not installed.
+        CopyError: The model cannot travel; the message names the part.
 
     Example:
 
@@ -45,10 +56,12 @@ class Shipped:
     data: bytes = field(compare=False)
 
     def __init__(self, model: Any) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.keras"
-            model.save(path)
-            data = path.read_bytes()
+        try:
+            data = dumped_layer(model)
+            _require_loadable(data)
+        except SurgeryError as error:
+            request = f"Cannot ship {type(model).__name__} '{model.name}'."
+            raise error.asking(request) from error
         values = dict(name=model.name, digest=hashlib.sha256(data).hexdigest(), data=data)
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -57,33 +70,32 @@ class Shipped:
         return f"Shipped('{self.name}', {len(self.data):,} bytes)"
 
     def model(self) -> Any:
-        """The model, in this process: the same object each time, while it is as it came."""
-        if self.digest not in _models:
-            with tempfile.TemporaryDirectory() as folder, self.scope():
-                path = Path(folder) / "model.keras"
-                path.write_bytes(self.data)
-                _models[self.digest] = keras.saving.load_model(path, safe_mode=False)
-            while len(_models) > KEPT:
-                _models.popitem(last=False)
-        _models.move_to_end(self.digest)
-        return _models[self.digest]
+        """The model, in this process.
+
+        It is loaded once for all jobs that a process does, and again if one of them has changed it:
+        edit it (edits leave their source alone) or clone it, rather than train it.
+        """
+        kept = _models.pop(self.digest, None)
+        if kept is None or kept[1] != imprint(kept[0]):
+            model = loaded_layer(self.data)
+            kept = model, imprint(model)
+        _models[self.digest] = kept
+        while len(_models) > KEPT:
+            _models.popitem(last=False)
+        return kept[0]
 
     def scope(self) -> AbstractContextManager[Any]:
         """Within it, Keras knows the classes and functions that the model is made of."""
-        return keras.saving.custom_object_scope({})
+        return keras.saving.custom_object_scope(dict(objects_of(self.data)))
 
 
-def cloudpickle() -> Any:
-    """The library that pickles functions and classes by value.
-
-    Raises:
-        SurgeryError: It is not installed.
-    """
+def _require_loadable(data: bytes) -> None:
     try:
-        import cloudpickle
-    except ImportError as error:
-        raise SurgeryError(
-            "What is sent to other processes is pickled by cloudpickle, which is not installed.",
-            'pip install "resect[parallel]"',
+        loaded_layer(data)
+    except SurgeryError:
+        raise
+    except Exception as error:
+        raise CopyError(
+            f"Making it again from its configuration fails: {type(error).__name__}: {error}",
+            "Give its class a get_config that describes it, and a build that makes its variables.",
         ) from error
-    return cloudpickle
