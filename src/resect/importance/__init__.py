@@ -8,6 +8,7 @@
     scores          loss and metrics of several variants
     sweep           every model with one block bypassed, at half the arithmetic
     ablation        what a bypassed block changes
+    shares          the same, on several workers
     representations influence, angular distance and CKA
     taylor          a first-order estimate
     measured        what a method found; costs beside it
@@ -19,6 +20,7 @@ The layers that are run are those of the source; nothing of it changes.
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from typing import Any
 
 from resect.graph import Graph
@@ -27,6 +29,7 @@ from resect.importance.measured import with_costs
 from resect.importance.program import program_of
 from resect.importance.representations import angular, cka, influence
 from resect.importance.result import MEANINGS, Importance, Method, Ranked, Similarity
+from resect.importance.shares import shared_ablation
 from resect.importance.targets import targets_of
 from resect.importance.taylor import taylor
 from resect.verbs import read
@@ -45,6 +48,8 @@ def importance(
     batch_size: int = 32,
     memory: int = MEMORY,
     span: int = 1,
+    executor: Executor | None = None,
+    workers: int | None = None,
 ) -> Importance:
     """Measures what the blocks of a model are worth, on data.
 
@@ -89,6 +94,9 @@ def importance(
         memory: The most bytes of activations that are held between blocks; what a block needs while
             it runs comes on top. How many variants run together depends on it. For `"ablation"`.
         span: Number of blocks in a row, for `"angular"`.
+        executor: What divides the blocks among its workers, for `"ablation"`: as of
+            `resect.parallel.run`. Each worker may hold `memory`.
+        workers: Among how many. Without `executor`, that many processes of this machine.
 
     Returns:
         The blocks with their importance. Print it: it is a table, the least important block first.
@@ -98,7 +106,7 @@ def importance(
         NoMatchError: There are no blocks to measure.
         ShapeError: One of the chosen blocks changes the shape of what goes in.
         SurgeryError: The model is not compiled, or its class computes its loss in its own way; the
-            data does not fit, or the memory does not suffice.
+            data does not fit, cannot be sent to workers, or the memory does not suffice.
 
     Example:
 
@@ -121,7 +129,15 @@ def importance(
     if method not in MEANINGS:
         listed = ", ".join(repr(each) for each in MEANINGS)
         raise ValueError(f"{method!r} is no method. The methods are {listed}.")
-    if method == "ablation":
+    divided = executor is not None or workers is not None
+    if divided and method != "ablation":
+        raise ValueError(
+            f'"{method}" takes one pass over the data, for all blocks together: there is nothing '
+            'to divide. Leave out executor and workers; they are for "ablation".'
+        )
+    if divided:
+        found = shared_ablation(program, targets, data, batch_size, memory, executor, workers)
+    elif method == "ablation":
         found = ablation(program, targets, data, batch_size, memory)
     elif method == "influence":
         found = influence(program, targets, data, batch_size)

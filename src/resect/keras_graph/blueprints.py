@@ -48,6 +48,7 @@ class Part:
         kind: The name of its class.
         name: Its name.
         trainable: Its own flag.
+        policy: Its dtype policy, which the configuration of a graph does not say.
         settings: Attributes that are numbers, words and such.
         assets: Files that it keeps, as a vocabulary.
         states: States that Keras does not count among the variables.
@@ -57,6 +58,7 @@ class Part:
     kind: str
     name: str
     trainable: bool
+    policy: Any
     settings: Mapping[str, Any]
     assets: Mapping[str, bytes]
     states: tuple[np.ndarray, ...]
@@ -184,6 +186,7 @@ def _part(layer: Any, own: Sequence[Any]) -> Part:
         type(layer).__name__,
         layer.name,
         bool(layer._trainable),
+        layer.dtype_policy,
         settings,
         _assets(layer),
         arrays,
@@ -227,6 +230,8 @@ def _furnish(part: Part, new: Any) -> None:
     for state, array in zip(states, part.states, strict=bool(part.states)):
         state.assign(array)
     new._trainable = part.trainable
+    if new.dtype_policy != part.policy:
+        new.dtype_policy = part.policy
 
 
 def as_array(variable: Any) -> np.ndarray:

@@ -126,17 +126,19 @@ def _made(state: OptimizerState) -> Any:
 
 
 def _continue(optimizer: Any, state: OptimizerState, variables: Sequence[Any]) -> None:
+    if state.trained is not None:
+        if not optimizer.built:
+            optimizer.build([variables[i] for i in state.trained])
+        _fill(optimizer, state)
     if state.excluded is not None:
         places, pattern = state.excluded
         optimizer._exclude_from_weight_decay_pattern = pattern
         optimizer._exclude_from_weight_decay = {optimizer._var_key(variables[i]) for i in places}
-    for inner in inner_optimizers(optimizer):
-        if state.inner is not None:
-            _continue(inner, state.inner, variables)
-    if state.trained is None:
-        return
-    if not optimizer.built:
-        optimizer.build([variables[i] for i in state.trained])
+    if state.inner is not None:
+        _continue(optimizer.inner_optimizer, state.inner, variables)
+
+
+def _fill(optimizer: Any, state: OptimizerState) -> None:
     shapes = [tuple(v.shape) for v in optimizer.variables]
     if shapes != [array.shape for array in state.values]:
         raise CopyError(

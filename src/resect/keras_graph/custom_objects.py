@@ -25,6 +25,7 @@ class CustomObjects:
     def __init__(self, layers: Sequence[Any]) -> None:
         self.objects: dict[str, Any] = {}
         self._known: dict[str, Any] = {}
+        self._clashing: set[str] = set()
         self._lambdas: list[tuple[Any, Any]] = []
         for layer in layers:
             self._learn(type(layer))
@@ -52,7 +53,9 @@ class CustomObjects:
         module = getattr(found, "__module__", None) or ""
         if module.split(".")[0] in ("keras", "builtins"):
             return
-        self._known.setdefault(keras.saving.get_registered_name(found), found)
+        name = keras.saving.get_registered_name(found)
+        if self._known.setdefault(name, found) is not found:
+            self._clashing.add(name)
 
     def named(self, config: Any) -> Any:
         """A configuration, in which every function without a name has got one.
@@ -104,7 +107,8 @@ class CustomObjects:
                 f"Its configuration names '{name}' of {module or 'no module'}, which is not found.",
                 "Register it: @keras.saving.register_keras_serializable().",
             )
-        if self.objects.setdefault(name, found) is not found:
+        self.objects[name] = found
+        if name in self._clashing:
             raise CopyError(
                 f"Two different things in it are called '{name}'.",
                 "Register one of them under a package: "

@@ -7,6 +7,7 @@ beside its name, and the name is tried first.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import importlib
 import io
@@ -127,7 +128,7 @@ def _reduced(value: Any) -> Any:
     if isinstance(value, keras.optimizers.Optimizer):
         return _optimizer, (type(value), value.get_config())
     if isinstance(value, keras.Loss):
-        return object.__reduce_ex__(value, 2)
+        return copyreg.__newobj__, (type(value),), dict(vars(value))  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(value, keras.Variable):
         raise CopyError(
             f"The variable {value.path} cannot travel by itself.",

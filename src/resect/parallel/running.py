@@ -83,6 +83,11 @@ def _pool(executor: Executor | None, workers: int | None) -> Pool:
     return Cluster(executor, workers) if is_dask(executor) else Given(executor, workers)
 
 
+def capacity(executor: Executor | None = None, workers: int | None = None) -> int:
+    """How many jobs `run` would have in flight now."""
+    return 1 if isinstance(executor, Serial) else _pool(executor, workers).capacity()
+
+
 def _here(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Outcome]:
     for job in jobs:
         try:

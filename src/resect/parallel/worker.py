@@ -7,6 +7,7 @@ exception of the user, and none can break on one.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import pickle
 import threading
@@ -85,6 +86,7 @@ def _performed(order: Task, goods: Sequence[Any]) -> Done:
         if order.settings.process != PROCESS:
             order.settings.require_same()
             order.settings.apply()
+            _leave_what_is_loaded()
         held = {name: _held(name, place, goods) for name, place in order.places.items()}
         with contextlib.ExitStack() as stack:
             for each in held.values():
@@ -97,7 +99,14 @@ def _performed(order: Task, goods: Sequence[Any]) -> Done:
         return _failed(error)
     finally:
         _within.job = outer
-        gc.collect()
+        if order.settings.process != PROCESS:
+            gc.collect()  # models are full of cycles
+
+
+@functools.cache
+def _leave_what_is_loaded() -> None:
+    """The backend's own objects are many, and stay: collections need not look at them each time."""
+    gc.freeze()
 
 
 def _sent(value: Any, what: str) -> tuple[bytes, bool, Mapping[str, Any]]:
