@@ -230,6 +230,24 @@ class TestStructure:
         assert len(found.collapsible()) == 3
         assert_collapses(outer, found[1])
 
+    def test_nested_models_with_several_inputs_are_looked_into(self):
+        x = words = keras.Input((4,), name="words")
+        scale = keras.Input((1,), name="scale")
+        for i in range(2):
+            x = layers.Add(name=f"add_{i}")([x, layers.Dense(4, name=f"inner_{i}")(x)])
+        last = layers.Multiply(name="scaled")([x, scale])
+        body = keras.Model({"words": words, "scale": scale}, [x, last], name="body")
+        entry = layers.Dense(4, name="entry")(words)
+        first, last = body({"scale": scale, "words": entry})
+        logits = layers.Dense(2, name="logits")(last)
+        model = randomise(keras.Model([words, scale], [first, logits], name="outer"))
+        found = resect.blocks(model)
+        assert [block.name for block in found if block.level in ("call", "block")] == [
+            "entry", "body/add_0", "body/inner_0", "body/add_1", "body/inner_1", "logits"
+        ]  # fmt: skip
+        assert found["body/add_1"].path == ("body",)
+        assert_collapses(model, found["body/add_1"])
+
     def test_a_model_called_twice_is_looked_into_once(self):
         base = keras.Sequential(
             [keras.Input((4,), name="in"), layers.Dense(4, name="inner")], name="base"

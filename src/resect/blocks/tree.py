@@ -68,16 +68,42 @@ def tree_of(graph: Graph, side: Iterable[tuple[Place, int | None]] = ()) -> tupl
         )
     outermost: list[Draft] = []
     seen: set[int] = set()
+    among: list[tuple[list[Draft], int, list[Draft]]] = []
     waiting: list[tuple[list[Draft], Graph, tuple[str, ...]]] = [(outermost, graph, ())]
     while waiting:
         into, nested, path = waiting.pop()
-        drafts = _drafts(_Model(nested, path, by_path.get(path, ())), into)
-        for draft in drafts:
-            layer = nested.layer(draft.end.call)
-            if draft.level == "model" and layer.graph is not None and id(layer.op) not in seen:
+        model = _Model(nested, path, by_path.get(path, ()))
+        drafts = _drafts(model, into)
+        for call, parts in _models_in(model, drafts, into, among):
+            layer = nested.layer(call)
+            if layer.graph is not None and id(layer.op) not in seen:
                 seen.add(id(layer.op))  # a model that is called twice is drawn once
-                waiting.append((draft.parts, layer.graph, (*path, layer.name)))
+                waiting.append((parts, layer.graph, (*path, layer.name)))
+    for into, index, parts in reversed(among):
+        into[index:index] = parts
     return _frozen(outermost)
+
+
+def _models_in(
+    model: _Model,
+    drafts: Sequence[Draft],
+    into: list[Draft],
+    among: list[tuple[list[Draft], int, list[Draft]]],
+) -> Iterator[tuple[Call, list[Draft]]]:
+    """The calls of nested models, each with the list that its blocks go into.
+
+    A model with several inputs or outputs, such as a KerasHub backbone within a classifier, is no
+    block: its blocks go among those of the model that it lies in, at a place that `among` gets.
+    """
+    covered = {call for draft in drafts for call in draft.own}
+    for draft in drafts:
+        if draft.level == "model":
+            yield draft.end.call, draft.parts
+    for call, position in model.position.items():
+        if call not in covered and model.graph.layer(call).graph is not None:
+            index = sum(model.position[draft.end.call] < position for draft in into)
+            among.append((into, index, []))
+            yield call, among[-1][2]
 
 
 def _drafts(model: _Model, into: list[Draft]) -> list[Draft]:
