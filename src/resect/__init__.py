@@ -22,11 +22,12 @@ with the original weights, or raises an error that names the layer, the reason a
     profile     what each call costs: parameters, multiply-adds, memory, time
     cost        what profile counts, and rules for layers of one's own
     importance  what each block is worth, on data
+    plots       pictures of it
     parallel    jobs on several processes and machines
     adapt       the changes that people make to a trained model, each exact
 """
 
-from resect import adapt, cost, edits, errors, parallel
+from resect import adapt, cost, edits, errors, parallel, plots
 from resect.blocks import blocks
 from resect.cost import profile
 from resect.edits import Site
@@ -77,6 +78,7 @@ __all__ = [
     "last",
     "parallel",
     "plan",
+    "plots",
     "pop",
     "prepend",
     "profile",

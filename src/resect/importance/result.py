@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from rich.table import Table
 
+from resect import plots
 from resect.cost.profile import short
+from resect.errors import SurgeryError
 from resect.text import rendered
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Method = Literal["ablation", "influence", "angular", "taylor", "cka"]
 SortKey = Literal["score", "parameters", "multiply_adds", "name"]
@@ -162,6 +167,90 @@ class Importance(Sequence[Ranked]):
             now = ", ".join(f"{name} {value:.4g}" for name, value in self.baseline.items())
             parts += ["", f"as it is: {now}"]
         return "\n".join(parts)
+
+    def plot(
+        self, *, sort: SortKey | None = "score", limit: int | None = None, ax: Axes | None = None
+    ) -> Axes:
+        """Draws the blocks as bars, with their confidence intervals.
+
+        Args:
+            sort: What to sort by; `None`: the order of the model.
+            limit: How many blocks to show.
+            ax: Matplotlib's `Axes` to draw on; by default those of a new figure.
+
+        Returns:
+            The axes: `ax.figure.savefig("importance.png")` writes the picture.
+
+        Raises:
+            SurgeryError: Matplotlib is not installed.
+        """
+        rows = (self.rows if sort is None else self.sorted(sort))[:limit]
+        return plots.bars(
+            [row.name for row in rows],
+            [row.score for row in rows],
+            [row.low for row in rows],
+            [row.high for row in rows],
+            ax=ax,
+            title=self.title,
+            label=MEANINGS[self.method],
+        )
+
+    def plot_costs(
+        self,
+        by: Literal["parameters", "multiply_adds"] = "multiply_adds",
+        *,
+        ax: Axes | None = None,
+    ) -> Axes:
+        """Draws importance against cost: what is least missed and saves most is at the lower right.
+
+        Args:
+            by: Which cost; a block whose cost cannot be counted is left out.
+            ax: Matplotlib's `Axes` to draw on; by default those of a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            SurgeryError: The cost of no block is known; or matplotlib is not installed.
+        """
+        known = [(row, cost) for row in self.rows if (cost := getattr(row, by)) is not None]
+        if not known:
+            raise SurgeryError(
+                f"The {by.replace('_', '-')} of no block of {self.title} could be counted.",
+                "resect.cost.register gives a layer class of one's own a rule; plot() needs none.",
+            )
+        return plots.scatter(
+            [cost for _, cost in known],
+            [row.score for row, _ in known],
+            [row.name for row, _ in known],
+            ax=ax,
+            title=self.title,
+            x_label=by.replace("_", "-"),
+            y_label=MEANINGS[self.method],
+        )
+
+    def plot_similarity(self, *, ax: Axes | None = None) -> Axes:
+        """Draws `similarity` as a table of colours.
+
+        Args:
+            ax: Matplotlib's `Axes` to draw on; by default those of a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            SurgeryError: The method measures no similarity; or matplotlib is not installed.
+        """
+        found = self.similarity
+        if found is None:
+            raise SurgeryError(
+                f'By "{self.method}" there is no table of similarities to draw.',
+                'Measure with method="cka" or method="angular".',
+            )
+        label = "similarity (CKA)" if self.method == "cka" else "angular distance"
+        return plots.matrix(
+            found.rows, found.columns, found.values, ax=ax, title=self.title, label=label
+        )
 
 
 def _cells(row: Ranked, metrics: Sequence[str]) -> tuple[str, ...]:
