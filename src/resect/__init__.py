@@ -24,6 +24,7 @@ with the original weights, or raises an error that names the layer, the reason a
     importance  what each block is worth, on data
     plots       pictures of it
     parallel    jobs on several processes and machines
+    shrink      the least important blocks out, until a target is reached
     adapt       the changes that people make to a trained model, each exact
 """
 
@@ -36,6 +37,7 @@ from resect.graph import Graph
 from resect.importance import Importance, importance
 from resect.plan import Plan, plan
 from resect.select import Selection, first, last, select
+from resect.shrink import Shrunk, shrink
 from resect.verbs import (
     append,
     clone,
@@ -61,6 +63,7 @@ __all__ = [
     "Plan",
     "Report",
     "Selection",
+    "Shrunk",
     "Site",
     "SurgeryError",
     "adapt",
@@ -87,6 +90,7 @@ __all__ = [
     "rename",
     "replace",
     "select",
+    "shrink",
     "split",
     "truncate",
     "verify",

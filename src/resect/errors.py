@@ -25,6 +25,7 @@
     ├── CopyError                  a layer that can be neither copied nor re-created
     ├── SerializationError         a plan that has no JSON form
     ├── WorkerError                a job that no worker could do, or what cannot be sent to one
+    ├── TargetError                no sequence of edits reaches what was asked for
     └── VerificationError          what must be equal is not
 
 A message says what was asked, what was found, and what to do. Code deep inside raises
@@ -35,6 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,12 @@ class SerializationError(SurgeryError):
 
 class WorkerError(SurgeryError):
     """A job that no worker could do, or something that cannot be sent to one."""
+
+
+class TargetError(SurgeryError):
+    """No sequence of edits reaches what was asked for. `result` is how far it got."""
+
+    result: Any = None
 
 
 class VerificationError(SurgeryError):

@@ -28,6 +28,11 @@ def is_compiled(model: Any) -> bool:
     return bool(getattr(model, "compiled", False)) and hasattr(model, "_compile_config")
 
 
+def compiled_with(model: Any, argument: str) -> Any:
+    """What a compiled model was given as an argument of `compile`."""
+    return model._compile_config.config[argument]
+
+
 def why_not_carried(source: Any, outputs: int) -> str:
     """Why a compile configuration has no meaning for a model of so many outputs; `""` if it has.
 

@@ -1,0 +1,181 @@
+"""What makes a model good again after a block has gone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
+
+import keras
+
+from resect.errors import SurgeryError
+from resect.shrink.distilling import Distiller, Kind, kinds_of
+from resect.shrink.feeding import Data, seeded
+from resect.shrink.measures import why_not_measured
+from resect.shrink.values import Values, fit_together, values_of
+from resect.verbs import clone
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """Training on the data, with the loss and the optimizer that the model is compiled with.
+
+    The optimizer goes on where it was. Arrays are shuffled anew in every epoch.
+
+    Args:
+        epochs: How often all data is seen after each removal.
+        learning_rate: Of these epochs; by default the one that the optimizer has, or its schedule.
+
+    Example:
+
+    >>> FineTune(epochs=2, learning_rate=1e-4)
+    FineTune(epochs=2, learning_rate=0.0001)
+    """
+
+    epochs: int = 1
+    learning_rate: float | None = None
+
+    def check(self, model: Any) -> None:
+        _check_rate(model, self.learning_rate)
+
+    def train(self, model: Any, original: Any, data: Data, seed: int) -> None:
+        del original
+        _fit(model, data, self.epochs, seed)
+
+
+@dataclass(frozen=True)
+class Distill:
+    """Training towards what the original says, and towards the targets.
+
+    The loss is `alpha` times the cross-entropy between the original's and the model's softened
+    predictions, less the least it can be, times the temperature squared; and `1 - alpha` times the
+    loss that the model is compiled with (Hinton, Vinyals and Dean, "Distilling the knowledge in a
+    neural network", 2015). For outputs that are numbers, and not classes, the first part is their
+    mean squared difference.
+
+    Args:
+        epochs: How often all data is seen after each removal.
+        temperature: What logits are divided by.
+        alpha: The share of the original's predictions, from 0 to 1.
+        learning_rate: As of `FineTune`.
+        outputs: What the outputs are: `"logits"`, `"probabilities"` or `"values"`; by default what
+            the loss says. Of classes, along the last axis; of length 1, or with a binary
+            cross-entropy as loss, each number is a class of its own.
+
+    Example:
+
+    >>> Distill(temperature=4.0).alpha
+    0.5
+    """
+
+    epochs: int = 1
+    temperature: float = 2.0
+    alpha: float = 0.5
+    learning_rate: float | None = None
+    outputs: Kind | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1 or not self.temperature > 0:
+            raise ValueError(
+                "alpha must lie between 0 and 1 and temperature above 0, not "
+                f"{self.alpha} and {self.temperature}."
+            )
+
+    def check(self, model: Any) -> None:
+        _check_rate(model, self.learning_rate)
+        kinds_of(model, self.outputs)
+
+    def train(self, model: Any, original: Any, data: Data, seed: int) -> None:
+        teacher = clone(original)
+        teacher.trainable = False
+        kinds = kinds_of(model, self.outputs)
+        pupil = Distiller(model, teacher, kinds, self.temperature, self.alpha)
+        _fit(pupil, data, self.epochs, seed)
+
+
+Recover = FineTune | Distill | Callable[..., Any] | None
+
+
+def recovery_of(recover: Any, model: Any, data: Data) -> Recover:
+    """What the user asked for, if it has a meaning.
+
+    Raises:
+        ValueError: It is no way to recover.
+        SurgeryError: The model or the data is not made for it.
+    """
+    named = {"fit": FineTune(), "distill": Distill()}
+    found = named.get(recover, recover) if isinstance(recover, str) else recover
+    if isinstance(found, (FineTune, Distill)):
+        why = why_not_measured(model, data.given, data.batch_size)
+        if why is not None:
+            raise SurgeryError(why[0], f"{why[1]} Or give a function of your own as recover.")
+        if found.epochs < 1:
+            raise ValueError(f"epochs must be 1 or more, not {found.epochs}.")
+        found.check(model)
+    elif found is not None and (isinstance(found, (str, type)) or not callable(found)):
+        raise ValueError(
+            f'recover must be None, "fit", "distill", FineTune(...), Distill(...) or a function of '
+            f"the model, not {recover!r}."
+        )
+    return found
+
+
+def recovered(recover: Any, model: Any, original: Any, data: Data, seed: int) -> Values:
+    """The values of a model after recovery. The model is spent; the original is as it was.
+
+    Raises:
+        SurgeryError: The user's function returned another model.
+    """
+    if isinstance(recover, (FineTune, Distill)):
+        if recover.learning_rate is None:
+            recover.train(model, original, data, seed)
+            return values_of(model)
+        rate: Any = keras.ops.convert_to_numpy(model.optimizer.learning_rate)
+        model.optimizer.learning_rate = recover.learning_rate
+        recover.train(model, original, data, seed)
+        model.optimizer.learning_rate = float(rate)
+        return values_of(model)
+    before = values_of(model)
+    optimizer = getattr(model, "optimizer", None)
+    seeded(seed)
+    takes_original = "original" in inspect.signature(recover).parameters
+    found = recover(model, original=clone(original)) if takes_original else recover(model)
+    found = model if found is None else found
+    if not isinstance(found, keras.Model):
+        raise SurgeryError(
+            f"recover returned {type(found).__name__}, which is no model.",
+            "Return the model, or nothing: then it is the one that was given.",
+        )
+    fit_together(found, before)
+    if getattr(found, "optimizer", None) is optimizer:
+        return values_of(found)
+    own = values_of(found)
+    return Values(own.paths, own.arrays, before.optimizer, before.started)
+
+
+def described(recover: Any) -> Any:
+    """A way to recover as JSON, the same in every process."""
+    if is_dataclass(recover) and not isinstance(recover, type):
+        return {"kind": type(recover).__name__, **asdict(recover)}
+    if recover is None:
+        return None
+    return f"function {getattr(recover, '__qualname__', type(recover).__qualname__)}"
+
+
+def _fit(model: Any, data: Data, epochs: int, seed: int) -> None:
+    for epoch in range(epochs):
+        order = seeded(seed, epoch)
+        model.fit(data.feed(order), epochs=1, shuffle=False, verbose=0)
+
+
+def _check_rate(model: Any, rate: float | None) -> None:
+    if rate is None:
+        return
+    if not rate > 0:
+        raise ValueError(f"learning_rate must be above 0, not {rate!r}.")
+    if not isinstance(model.optimizer.learning_rate, keras.Variable):
+        raise SurgeryError(
+            "The learning rate of the optimizer follows a schedule, so no other can be set.",
+            "Leave learning_rate out: recovery goes on along the schedule.",
+        )
