@@ -68,6 +68,10 @@ types: $(READY) ## Check types
 bench: $(READY) ## Run the benchmarks; BACKEND=jax
 	$(RUN) -m benchmarks $(ARGS)
 
+.PHONY: studies
+studies: $(READY) ## Run the studies, in minutes; BACKEND=jax, ARGS=--quick to see that they run
+	@for study in studies/*.py; do echo "=== $$study"; $(RUN) $$study $(ARGS); done
+
 ##@ Make it
 
 .PHONY: format

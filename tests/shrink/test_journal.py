@@ -16,10 +16,10 @@ import pytest
 
 import resect
 from resect.errors import SurgeryError
-from resect.shrink import session
 from resect.shrink.feeding import seeded
 from resect.shrink.journal import FolderJournal, packed, unpacked
 from resect.shrink.values import Values
+from resect.shrink.work import Work
 from tests.common import assert_equal, slots, weights_of
 from tests.shrink import models
 
@@ -61,13 +61,13 @@ def assert_same(one, other):
 def attempts(monkeypatch):
     """The attempts that were made, and not recalled."""
     made = []
-    original = session.Session._attempt
+    original = Work.attempt
 
-    def counted(self, node, ends, seed, recover):
-        made.append((*node.path, ends))
-        return original(self, node, ends, seed, recover)
+    def counted(self, job):
+        made.append((*job.path, job.ends))
+        return original(self, job)
 
-    monkeypatch.setattr(session.Session, "_attempt", counted)
+    monkeypatch.setattr(Work, "attempt", counted)
     return made
 
 
@@ -84,7 +84,8 @@ def test_a_finished_folder_gives_its_result_without_doing_anything(tmp_path, att
 
 
 def test_a_kill_at_any_write_loses_no_more_than_the_step_under_way(tmp_path, attempts, monkeypatch):
-    whole = run(tmp_path / "whole")
+    options = {"target": {"parameters": 0.8}}
+    whole = run(tmp_path / "whole", **options)
     needed = len(attempts)
     sync, moments = os.fsync, []
 
@@ -93,7 +94,7 @@ def test_a_kill_at_any_write_loses_no_more_than_the_step_under_way(tmp_path, att
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", counting)
-    run(tmp_path / "counted")
+    run(tmp_path / "counted", **options)
     attempts.clear()
     for moment in range(len(moments)):
         folder = tmp_path / str(moment)
@@ -108,9 +109,9 @@ def test_a_kill_at_any_write_loses_no_more_than_the_step_under_way(tmp_path, att
 
         monkeypatch.setattr(os, "fsync", dying)
         with pytest.raises(Killed):
-            run(folder)
+            run(folder, **options)
         monkeypatch.setattr(os, "fsync", sync)
-        assert_same(run(folder), whole)
+        assert_same(run(folder, **options), whole)
         assert len(attempts) <= needed + 1
         assert not list(folder.glob("*.tmp"))
         attempts.clear()
@@ -210,7 +211,7 @@ def test_values_go_through_a_file():
 
 
 def work(folder: Path | str) -> resect.Shrunk:
-    options = {"target": {"parameters": 0.2}, "recover": "fit", "batch_size": 8}
+    options = {"target": {"parameters": 0.5}, "method": "random", "recover": "fit", "batch_size": 8}
     return resect.shrink(models.classifier(), models.data(64), folder=folder, **options)
 
 
@@ -221,7 +222,7 @@ def test_a_process_that_is_killed_again_and_again_ends_with_the_same_result(tmp_
     work(tmp_path / "whole")
     killed, lines, kills = tmp_path / "killed", 0, 0
     rng = np.random.default_rng(0)
-    while kills < 4:
+    while kills < 3:
         process = multiprocessing.get_context("fork").Process(target=work, args=(killed,))
         process.start()
         time.sleep(rng.uniform(0.02, 0.5))

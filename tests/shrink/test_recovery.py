@@ -19,6 +19,7 @@ from tests.importance.models import EAGERLY
 from tests.shrink import models
 
 TARGET = {"parameters": 0.6}
+OPTIONS: dict = {"target": TARGET, "method": "random"}
 
 
 @pytest.mark.parametrize("recover", ["fit", "distill"])
@@ -26,7 +27,7 @@ def test_recovery_makes_the_loss_smaller_and_leaves_the_source_alone(recover):
     model, given = models.classifier(optimizer=keras.optimizers.Adam(0.01)), models.data()
     before = Snapshot.of(model)
     kind = {"fit": FineTune, "distill": Distill}[recover]
-    found = resect.shrink(model, given, target=TARGET, recover=kind(epochs=5))
+    found = resect.shrink(model, given, **OPTIONS, recover=kind(epochs=5))
     assert all(step.after["loss"] < step.before["loss"] for step in found.steps[1:])
     assert before.changes() == []
     assert len(found) == 3
@@ -36,7 +37,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
     given = models.data(40)
 
     def run(seed):
-        options = {"target": TARGET, "recover": "fit", "seed": seed, "batch_size": 8}
+        options = {**OPTIONS, "target": {"parameters": 0.8}, "recover": "fit", "seed": seed}
         return weights_of(resect.shrink(models.classifier(), given, **options).model)
 
     one, same, other = run(0), run(0), run(1)
@@ -47,7 +48,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
 def test_the_optimizer_goes_on_where_it_was():
     model, given = models.classifier(), models.data()
     model.fit(*given, batch_size=8, verbose=0)  # 3 steps
-    found = resect.shrink(model, given, target=TARGET, recover=FineTune(epochs=2), batch_size=8)
+    found = resect.shrink(model, given, **OPTIONS, recover=FineTune(epochs=2), batch_size=8)
     counts = [int(slots(found.at(k).optimizer)["_iterations"]) for k in range(3)]
     assert counts == [3, 9, 15]
     momenta = [value for name, value in slots(found.model.optimizer).items() if "kernel" in name]
@@ -57,7 +58,7 @@ def test_the_optimizer_goes_on_where_it_was():
 def test_a_learning_rate_is_for_the_recovery_only():
     model, given = models.classifier(), models.data()
     none = FineTune(learning_rate=1e-12)
-    found = resect.shrink(model, given, target=TARGET, recover=none)
+    found = resect.shrink(model, given, **OPTIONS, recover=none)
     for old, new in zip(weights_of(found.plan.apply()), weights_of(found.model), strict=True):
         if old.dtype == "float32":
             np.testing.assert_allclose(old, new, atol=1e-6)
@@ -68,11 +69,11 @@ def test_a_schedule_goes_on_and_no_other_rate_can_be_set():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([2], [0.01, 0.0])
     model = models.classifier(optimizer=keras.optimizers.SGD(schedule))
     given = models.data()
-    found = resect.shrink(model, given, target=TARGET, recover="fit", batch_size=8)
+    found = resect.shrink(model, given, **OPTIONS, recover="fit", batch_size=8)
     assert found[1].after["loss"] != found[1].before["loss"]
     assert found[2].after["loss"] == found[2].before["loss"]  # the rate is 0 from step 3 on
     with pytest.raises(SurgeryError, match="follows a schedule"):
-        resect.shrink(model, given, target=TARGET, recover=FineTune(learning_rate=0.1))
+        resect.shrink(model, given, **OPTIONS, recover=FineTune(learning_rate=0.1))
 
 
 # Functions of one's own
@@ -90,7 +91,7 @@ def test_a_function_may_compile_the_model_as_it_likes():
         it.compile("sgd", "mse", metrics=[], **EAGERLY)  # Keras keeps metrics otherwise
         it.fit(given[0], keras.ops.one_hot(given[1], 3), epochs=1, verbose=0)
 
-    found = resect.shrink(model, given, target=TARGET, recover=recover)
+    found = resect.shrink(model, given, **OPTIONS, recover=recover)
     assert seen == ["Adam", "Adam"]  # each step begins as the original is compiled
     assert type(found.model.optimizer).__name__ == "Adam"
     assert found[2].after == pytest.approx(models.numbers(found.model, given))
@@ -104,7 +105,7 @@ def test_a_function_may_return_a_model_with_the_same_layers():
         return new
 
     model = models.classifier()
-    found = resect.shrink(model, models.data(), target=TARGET, recover=recover)
+    found = resect.shrink(model, models.data(), **OPTIONS, recover=recover)
     old, new = found.plan.apply().get_weights(), found.model.get_weights()
     assert_equal([w + 1 + 1 for w in old], new)
 
@@ -118,7 +119,7 @@ def test_a_function_may_return_a_model_with_the_same_layers():
 )
 def test_a_function_that_returns_something_else_is_refused(recover, message):
     with pytest.raises(SurgeryError, match=message):
-        resect.shrink(models.classifier(), models.data(), target=TARGET, recover=recover)
+        resect.shrink(models.classifier(), models.data(), **OPTIONS, recover=recover)
 
 
 # Distillation
@@ -186,7 +187,7 @@ def test_the_loss_of_distillation_is_both_parts_and_all_that_layers_add(alpha):
 def test_the_pupil_and_its_optimizer_are_all_that_distillation_changes():
     model, given = models.classifier(), models.data()
     before = Snapshot.of(model)
-    found = resect.shrink(model, given, target=TARGET, recover=Distill(alpha=1.0), batch_size=8)
+    found = resect.shrink(model, given, **OPTIONS, recover=Distill(alpha=1.0), batch_size=8)
     assert before.changes() == []
     assert found.model.trainable
     assert all(v.trainable for v in found.model.trainable_variables)
@@ -217,8 +218,8 @@ def test_an_output_that_the_loss_says_nothing_of_is_refused_until_it_is_said():
     model.compile("sgd", lambda y, p: keras.ops.mean(p**2, axis=-1), **EAGERLY)
     given = models.data()
     with pytest.raises(SurgeryError, match=r'Distill\(outputs="logits"\)'):
-        resect.shrink(model, given, target=TARGET, recover="distill")
-    resect.shrink(model, given, target=TARGET, recover=Distill(outputs="logits"))
+        resect.shrink(model, given, **OPTIONS, recover="distill")
+    resect.shrink(model, given, **OPTIONS, recover=Distill(outputs="logits"))
 
 
 @pytest.mark.parametrize(
@@ -226,6 +227,6 @@ def test_an_output_that_the_loss_says_nothing_of_is_refused_until_it_is_said():
 )
 def test_what_is_no_way_to_recover_is_refused(recover):
     with pytest.raises(ValueError, match=r"recover must|learning_rate must|epochs must"):
-        resect.shrink(models.classifier(), models.data(), target=TARGET, recover=recover)
+        resect.shrink(models.classifier(), models.data(), **OPTIONS, recover=recover)
     with pytest.raises(ValueError, match="alpha must lie between 0 and 1"):
         Distill(alpha=2)

@@ -60,6 +60,7 @@ def test_the_best_is_the_smallest_that_is_good_enough(found):
 
 def test_the_picture(found):
     pytest.importorskip("matplotlib").use("agg")
+    pytest.importorskip("resect.plots")
     axes = found.plot("multiply_adds", "loss")
     assert axes.get_xlabel()
     with pytest.raises(ValueError, match="Known metrics"):

@@ -8,7 +8,9 @@
     recovery    what makes a model good again after a block has gone
     identity    what makes two requests the same one
     journal     what has been done so far, in memory or in a folder
-    session     rankings, attempts and models of one request
+    paths       what may go from a plan, and how its calls are spelled
+    work        measuring, ranking, cutting, recovering
+    session     each of it done once, here or by workers, and written down
     strategies  in which order blocks go
     result      what it came to, as a value, and how it prints
 
@@ -20,8 +22,9 @@ killed goes on exactly like one that was not.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from functools import partial
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import keras
 
@@ -32,6 +35,7 @@ from resect.importance.targets import targets_of
 from resect.keras_graph.scoring import why_not_scored
 from resect.keras_graph.training import is_compiled
 from resect.lookup import resolve_one
+from resect.parallel import Serial
 from resect.select import Place
 from resect.shrink.feeding import Data, data_of
 from resect.shrink.goals import COSTS, Drop, checked, direction_of, goals_of
@@ -42,6 +46,7 @@ from resect.shrink.recovery import Distill, FineTune, described, recovery_of
 from resect.shrink.result import Shrunk, Step
 from resect.shrink.session import Node, Session
 from resect.shrink.strategies import REACHED, STRATEGIES, Strategy, Way, beam, greedy, one_shot
+from resect.shrink.work import Work
 from resect.verbs import read
 
 __all__ = ["Distill", "Drop", "FineTune", "Shrunk", "Step", "shrink"]
@@ -64,6 +69,7 @@ def shrink(
     folder: Any = None,
     seed: int = 0,
     batch_size: int = 32,
+    executor: Executor | Literal["processes"] | None = None,
 ) -> Shrunk:
     """Removes the least important block, recovers, measures, and so on until a target is reached.
 
@@ -115,6 +121,9 @@ def shrink(
         folder: Where the steps are kept; by default only in memory.
         seed: What every order and every draw is made from.
         batch_size: Number of samples in a batch, where the data is arrays.
+        executor: Where the attempts of `"beam"` are made, which do not depend on each other: any
+            `concurrent.futures.Executor`, such as a Dask client's `client.get_executor()`, or
+            `"processes"` for processes of this machine. By default here, one by one.
 
     Returns:
         What was removed, why, and what it came to. Print it: it is a table. `.model` is the model,
@@ -151,7 +160,7 @@ def shrink(
     given = data_of(data, batch_size, "data")
     held_out = given if validation is None else data_of(validation, batch_size, "validation")
     _check_loss(model, given, method)
-    session = Session(
+    work = Work(
         model=model,
         data=given,
         validation=held_out,
@@ -162,11 +171,10 @@ def shrink(
         measured=is_measured(model, held_out.given, batch_size),
         latency=any(name.startswith("latency") for name in target),
         shapes=shapes_in(model, given.given, batch_size),
-        journal=Journal(),
     )
-    if folder is not None:
-        asked = {"strategy": strategy, "width": width, "tries": tries, "target": target}
-        session.journal = FolderJournal(folder, _header(session, asked))
+    asked = {"strategy": strategy, "width": width, "tries": tries, "target": target}
+    journal = Journal() if folder is None else FolderJournal(folder, _header(work, asked))
+    session = Session(work, journal, _executor(executor))
     costs, numbers = session.start()
     session.goals = goals_of(target, costs, numbers, model)
     run = {"greedy": greedy, "one-shot": one_shot, "beam": partial(beam, width=width)}[strategy]
@@ -205,9 +213,16 @@ def _chosen(model: Any, blocks: Any) -> Sequence[frozenset[Place]] | None:
     return [frozenset(resolve_one(call, graph) for call in each.calls) for each in targets]
 
 
-def _header(session: Session, asked: Mapping[str, Any]) -> dict[str, Any]:
-    graph = read(session.model)
-    chosen = session.chosen
+def _executor(given: Any) -> Executor | None:
+    """What `resect.parallel` takes: it means processes by `None`."""
+    if given == "processes":
+        return None
+    return Serial() if given is None else given
+
+
+def _header(work: Work, asked: Mapping[str, Any]) -> dict[str, Any]:
+    graph = read(work.model)
+    chosen = work.chosen
     target = {
         name: [value.by, value.better] if isinstance(value, Drop) else value
         for name, value in asked["target"].items()
@@ -215,43 +230,44 @@ def _header(session: Session, asked: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "resect": 1,
         "backend": keras.backend.backend(),
-        "model": model_identity(session.model),
-        "data": session.data.description(),
-        "validation": session.validation.description(),
-        "recover": described(session.recover),
-        "method": session.method,
+        "model": model_identity(work.model),
+        "data": work.data.description(),
+        "validation": work.validation.description(),
+        "recover": described(work.recover),
+        "method": work.method,
         **asked,
         "target": target,
         "blocks": chosen and [sorted(place.spelling(graph) for place in each) for each in chosen],
-        "seed": session.seed,
-        "batch_size": session.data.batch_size,
+        "seed": work.seed,
+        "batch_size": work.data.batch_size,
     }
 
 
 def _result(
     session: Session, way: Way, costs: Costs, numbers: Mapping[str, float], strategy: str
 ) -> Shrunk:
-    graph = session.plan.source
+    work = session.work
+    graph = work.plan.source
     nan = float("nan")
     first = Step(
         0, "", ("", ""), nan, nan, nan, numbers, numbers, costs.parameters, costs.multiply_adds,
         costs.latency,
     )  # fmt: skip
     nodes = [Node(), *(removal.node for removal in way.removals)]
-    directions = {name: direction_of(name, session.model) for name in numbers}
+    directions = {name: direction_of(name, work.model) for name in numbers}
     known = {name: drop.better for name, drop in session.goals.drops.items()}
     better: Any = {n: how for n, how in {**directions, **known}.items() if how is not None}
     return Shrunk(
         title=f"{graph.kind} '{graph.name}'",
         target=str(session.goals),
         ended=way.ended,
-        method=session.method,
+        method=work.method,
         strategy=strategy,
-        recovery=_recovery_text(session.recover),
-        measured_on="data" if session.validation is session.data else "validation",
+        recovery=_recovery_text(work.recover),
+        measured_on="data" if work.validation is work.data else "validation",
         steps=(first, *(_step(i, r) for i, r in enumerate(way.removals, 1))),
         better=better,
-        plan=session.plan_of(way.node.path),
+        plan=work.plan_of(way.node.path),
         make=lambda number: session.model_at(nodes[number]),
     )
 
@@ -282,12 +298,12 @@ def _step(number: int, removal: Any) -> Step:
 
 
 def _unreached(found: Shrunk) -> TargetError:
-    last = found.steps[-1]
+    last, count = found.steps[-1], len(found) - 1
     left = {name: getattr(last, name) for name in COSTS[:3] if getattr(last, name) is not None}
     said = ", ".join(f"{name} {value:,.6g}" for name, value in left.items())
     error = TargetError(
         f"The target cannot be reached ({found.target}): {found.ended}. What is left after "
-        f"{len(found) - 1} removals: {said}.",
+        f"{count} removal{'s' * (count != 1)}: {said}.",
         "The result so far is the error's result, with every model in it. Ask for less, permit a "
         "larger drop, recover longer, or let more go: blocks=resect.blocks(model).collapsible().",
     )

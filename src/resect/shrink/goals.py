@@ -172,8 +172,8 @@ def _drop(name: str, value: Any, numbers: Numbers, model: Any) -> Drop:
     if better is None:
         raise SurgeryError(
             f"Nothing says whether higher or lower values of '{name}' are better.",
-            f'Say it: target={{"{name}": resect.shrink.Drop({drop.by:g}, better="higher")}}, with '
-            "Drop from resect.shrink.",
+            f'Say it: target={{"{name}": Drop({drop.by:g}, better="higher")}}, after "from '
+            'resect.shrink import Drop".',
         )
     return Drop(drop.by, better)
 

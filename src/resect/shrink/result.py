@@ -153,7 +153,7 @@ class Shrunk(Sequence[Step]):
         return json.dumps(found, indent=2)
 
     def plot(self, x: str = "parameters", y: str | None = None, *, ax: Any = None) -> Any:
-        """Draws every step, and the line of those that no other one beats in both.
+        """Draws every step, the way through them, and the front of those that no other one beats.
 
         Args:
             x: The cost: `"parameters"`, `"multiply_adds"` or `"latency"`.
@@ -164,7 +164,9 @@ class Shrunk(Sequence[Step]):
             The axes.
 
         Raises:
-            ValueError: There is no such metric, or nothing says which values of it are better.
+            ValueError: There is no such metric, or nothing says which values of it are better; or
+                the cost is not known.
+            ImportError: Matplotlib is not installed.
         """
         from resect.plots import pareto
 
@@ -176,7 +178,12 @@ class Shrunk(Sequence[Step]):
         if any(value is None for value, _ in points):
             raise ValueError(f"The {x} of these models is not known.")
         labels = ["original", *(f"− {name}" for name in self.removed)]
-        return pareto(points, x=x.replace("_", "-"), y=y, names=labels, ax=ax)
+        better: Any = ("lower", self.better[y])
+        steps = range(len(points))
+        cost = {"latency": "latency, s"}.get(x, x.replace("_", "-"))
+        return pareto(
+            points, x=cost, y=y, names=labels, path=steps, better=better, ax=ax, title=self.title
+        )
 
     def __len__(self) -> int:
         return len(self.steps)

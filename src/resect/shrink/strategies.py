@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from resect.shrink.measures import Costs
-from resect.shrink.session import Attempt, Candidate, Node, Session
+from resect.shrink.session import Node, Session, without
+from resect.shrink.work import Attempt, Candidate
 
 Strategy = Literal["greedy", "one-shot", "beam"]
 STRATEGIES: tuple[Strategy, ...] = ("greedy", "one-shot", "beam")
@@ -97,7 +98,7 @@ def _first_that_holds(
             attempt = session.attempt(node, candidate.ends, seed=number)
             why = session.goals.broken(attempt.after)
             if not why:
-                after = session.after(node, candidate.ends)
+                after = without(node, candidate.ends)
                 return Removal(candidate, attempt, after, _scores(ranking), tuple(rejected))
             tries -= 1
         rejected.append((candidate.name, why))
@@ -126,7 +127,7 @@ def one_shot(session: Session, start: Costs, tries: int) -> Way:
         if broken:
             rejected.append((candidate.name, broken))
             continue
-        after = session.after(way.node, ends)
+        after = without(way.node, ends)
         gone = replace(candidate, ends=ends)
         way = way.then(Removal(gone, attempt, after, _scores(ranking), tuple(rejected)))
         rejected = []
@@ -138,7 +139,7 @@ def one_shot(session: Session, start: Costs, tries: int) -> Way:
 
 
 def _recovered_once(session: Session, way: Way) -> Way:
-    if session.recover is None or not way.removals:
+    if session.work.recover is None or not way.removals:
         return way
     *others, last = way.removals
     node, after = session.recovery(last.node)
@@ -172,27 +173,28 @@ def _longer(
     session: Session, ways: Sequence[Way], width: int
 ) -> tuple[list[Way], list[tuple[str, str]]]:
     """Every way that is one removal longer, of the least important blocks of each."""
-    found: list[Way] = []
     broken: list[tuple[str, str]] = []
+    wanted: list[tuple[Way, Sequence[Candidate], Candidate]] = []
     seen: set[frozenset] = set()
     for way in ways:
         ranking = session.ranking(way.node)
         for candidate in ranking[:width]:
-            left = session.left((*way.node.path, candidate.ends))
-            if left in seen:
-                continue
+            left = session.left(way.node, candidate.ends)
+            why = "" if left in seen else session.why_not(way.node, candidate.ends)
+            if why:
+                broken.append((candidate.name, why))
+            elif left not in seen:
+                wanted.append((way, ranking, candidate))
             seen.add(left)
-            why = session.why_not(way.node, candidate.ends)
-            if why:
-                broken.append((candidate.name, why))
-                continue
-            attempt = session.attempt(way.node, candidate.ends, seed=len(seen))
-            why = session.goals.broken(attempt.after)
-            if why:
-                broken.append((candidate.name, why))
-                continue
-            after = session.after(way.node, candidate.ends)
-            found.append(way.then(Removal(candidate, attempt, after, _scores(ranking))))
+    jobs = [(way.node, each.ends, number) for number, (way, _, each) in enumerate(wanted)]
+    found: list[Way] = []
+    for (way, ranking, each), attempt in zip(wanted, session.attempts(jobs), strict=True):
+        why = session.goals.broken(attempt.after)
+        if why:
+            broken.append((each.name, why))
+        else:
+            node = without(way.node, each.ends)
+            found.append(way.then(Removal(each, attempt, node, _scores(ranking))))
     return found, broken
 
 

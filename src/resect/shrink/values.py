@@ -73,7 +73,9 @@ def give(model: Any, values: Values) -> Any:
         return model
     if values.started and not optimizer.built:
         optimizer.build(model.trainable_variables)
-    _assign(optimizer.variables, values.optimizer)
+    # One that was not in use has but counters; a copy that was loaded has fresh slots as well.
+    count = len(optimizer.variables if values.started else values.optimizer)
+    _assign(optimizer.variables[:count], values.optimizer)
     return model
 
 
