@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import os
 import re
 import sys
@@ -82,7 +83,7 @@ def renewed(text: str) -> str:
     found = list(blocks(lines))
     outputs: list[tuple[Block, list[str]]] = []
     with _example_module() as module:
-        for block, following in zip(found, [*found[1:], None], strict=True):
+        for block, following in itertools.zip_longest(found, found[1:]):
             if not block.info.startswith("python"):
                 continue
             printed = run(block.text, module, raises=block.info == "python raises")
