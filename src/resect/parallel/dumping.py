@@ -75,17 +75,16 @@ def dumped_layer(layer: Any) -> bytes:
 
 def loaded_layer(data: bytes) -> Any:
     """The layer or model that was dumped, in this process."""
-    blueprint, compilation = pickle.loads(data)
+    return assembled(*pickle.loads(data))
+
+
+def assembled(blueprint: Blueprint, compilation: Compilation | None) -> Any:
+    """The layer or model that a blueprint describes, compiled."""
     layer = made(blueprint)
     if compilation is not None:
         with quiet(), keras.saving.custom_object_scope(dict(blueprint.objects)):
             compiled(layer, compilation, variables_in_order(blueprint, layer))
     return layer
-
-
-def objects_of(data: bytes) -> Mapping[str, Any]:
-    """The classes and functions that the configuration of a dumped model names."""
-    return pickle.loads(data)[0].objects
 
 
 def _culprit(

@@ -8,6 +8,7 @@ there, and no other job is charged for it or begun again.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import pickle
 import signal
 import tempfile
@@ -20,7 +21,7 @@ import numpy as np
 
 from resect.errors import SurgeryError
 from resect.parallel.parcels import Parcel
-from resect.parallel.pools import Pool, starter, task
+from resect.parallel.pools import Pool, Uses, starter, task
 from resect.parallel.settings import cores, environment
 
 #: Seconds after which a worker without jobs goes.
@@ -46,7 +47,8 @@ class Local(Pool):
         self.workers = workers or cores()
         self._environment = environment(self.workers)
         self._free: list[Any] = []
-        self._busy: dict[Future[bytes], Any] = {}
+        self._busy: dict[Future[bytes], tuple[Any, Parcel, Parcel]] = {}
+        self._uses = Uses()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._start = starter()
 
@@ -60,13 +62,17 @@ class Local(Pool):
         slot = self._free.pop() if self._free else self._new()
         order = task(function, job, places)
         future = slot.submit(self._start, keras.backend.backend(), order)
-        self._busy[future] = slot
+        self._busy[future] = slot, function, job
+        self._uses.begin(job)
         return future
 
     def _settle(self) -> None:
         """Takes back the processes whose jobs are done, if they live."""
         for future in [each for each in self._busy if each.done()]:
-            slot = self._busy.pop(future)
+            slot, function, job = self._busy.pop(future)
+            for name in self._uses.end(job, function):
+                with contextlib.suppress(PermissionError):  # Windows, while it is mapped
+                    self._path(name, job.goods[name]).unlink()
             broken = not future.cancelled() and self.lost(future.exception() or Exception())
             if broken:
                 slot.shutdown(wait=True, kill_workers=True)
@@ -82,26 +88,26 @@ class Local(Pool):
             max_workers=1, timeout=IDLE, env=self._environment, initializer=_leave_interrupts
         )
 
-    def _stored(self, name: str, good: Any) -> str:
-        """Where a good lies in a file."""
+    def _path(self, name: str, good: Any) -> Path:
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="resect-", ignore_cleanup_errors=True)
-        path = Path(self._folder.name) / name
-        if isinstance(good, np.ndarray):
-            path = path.with_suffix(".npy")
+        ending = ".npy" if isinstance(good, np.ndarray) else ".pickle"
+        return Path(self._folder.name) / (name + ending)
+
+    def _stored(self, name: str, good: Any) -> str:
+        """Where a good lies in a file."""
+        path = self._path(name, good)
         if not path.exists():
-            part = path.with_suffix(".part")
-            with part.open("wb") as file:
+            with path.open("wb") as file:
                 if isinstance(good, np.ndarray):
                     np.save(file, good)
                 else:
                     pickle.dump(good, file)
-            part.rename(path)
         return str(path)
 
     def close(self) -> None:
         self._settle()
-        for slot in self._busy.values():
+        for slot, *_ in self._busy.values():
             slot.shutdown(wait=True, kill_workers=True)
         self._busy.clear()
         _idle.extend((self._environment, slot) for slot in self._free)

@@ -6,6 +6,7 @@ import os
 import pickle
 import uuid
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from typing import Any
@@ -47,6 +48,24 @@ class Pool(ABC):
     @abstractmethod
     def close(self) -> None:
         """Ends; what is still running is ended too, as far as that can be done."""
+
+
+class Uses:
+    """Counts how many jobs in flight need each good."""
+
+    def __init__(self) -> None:
+        self._count: Counter[str] = Counter()
+
+    def begin(self, parcel: Parcel) -> None:
+        """A job is submitted."""
+        self._count.update(parcel.goods.keys())
+
+    def end(self, parcel: Parcel, function: Parcel) -> list[str]:
+        """A job has ended: the goods that no other needs, nor the function."""
+        self._count.subtract(parcel.goods.keys())
+        return [
+            name for name in parcel.goods if not self._count[name] and name not in function.goods
+        ]
 
 
 class Given(Pool):

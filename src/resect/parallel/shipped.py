@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections import OrderedDict
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import keras
 
 from resect.errors import CopyError, SurgeryError
 from resect.keras_graph.snapshots import imprint
-from resect.parallel.dumping import dumped_layer, loaded_layer, objects_of
+from resect.parallel.dumping import assembled, dumped, dumped_layer, loaded_layer
 
 #: How many models a process keeps.
 KEPT = 4
@@ -37,6 +38,7 @@ class Shipped:
         name: The model's name.
         digest: A hash of the content.
         data: The content.
+        objects: The classes and functions that its configuration names.
 
     Raises:
         SurgeryError: cloudpickle is not installed.
@@ -54,15 +56,17 @@ class Shipped:
     name: str
     digest: str
     data: bytes = field(compare=False)
+    objects: bytes = field(compare=False)
 
     def __init__(self, model: Any) -> None:
         try:
             data = dumped_layer(model)
-            _require_loadable(data)
+            objects = dumped(_checked(data))
         except SurgeryError as error:
             request = f"Cannot ship {type(model).__name__} '{model.name}'."
             raise error.asking(request) from error
-        values = dict(name=model.name, digest=hashlib.sha256(data).hexdigest(), data=data)
+        digest = hashlib.sha256(data).hexdigest()
+        values = dict(name=model.name, digest=digest, data=data, objects=objects)
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -86,12 +90,18 @@ class Shipped:
 
     def scope(self) -> AbstractContextManager[Any]:
         """Within it, Keras knows the classes and functions that the model is made of."""
-        return keras.saving.custom_object_scope(dict(objects_of(self.data)))
+        return keras.saving.custom_object_scope(pickle.loads(self.objects))
 
 
-def _require_loadable(data: bytes) -> None:
+def _checked(data: bytes) -> dict[str, Any]:
+    """The classes and functions of a model that can be made again.
+
+    Raises:
+        CopyError: It cannot.
+    """
     try:
-        loaded_layer(data)
+        blueprint, compilation = pickle.loads(data)
+        assembled(blueprint, compilation)
     except SurgeryError:
         raise
     except Exception as error:
@@ -99,3 +109,4 @@ def _require_loadable(data: bytes) -> None:
             f"Making it again from its configuration fails: {type(error).__name__}: {error}",
             "Give its class a get_config that describes it, and a build that makes its variables.",
         ) from error
+    return dict(blueprint.objects)

@@ -23,8 +23,8 @@ from resect.parallel.parcels import packed, unpacked
 from resect.parallel.settings import PROCESS, Settings
 from resect.parallel.shipped import Shipped
 
-#: How many arrays and models a process keeps for jobs to come.
-KEPT = 8
+#: How many models a process keeps for jobs to come, as bytes.
+KEPT = 4
 
 
 class Task(NamedTuple):
@@ -65,7 +65,7 @@ class Done(NamedTuple):
 
 _one_at_a_time = threading.RLock()
 _within = threading.local()
-_kept: OrderedDict[str, Any] = OrderedDict()
+_kept: OrderedDict[str, Shipped] = OrderedDict()
 
 
 def within_a_job() -> bool:
@@ -126,25 +126,22 @@ def _failed(error: BaseException) -> Done:
 
 
 def _held(name: str, place: str | int, goods: Sequence[Any]) -> Any:
-    """A good, from what is kept here, or from where it is."""
+    """A good: an array that no other job can have written into, or a model that is kept here."""
+    if isinstance(place, str) and place.endswith(".npy"):
+        return np.load(place, mmap_mode="c").view(np.ndarray)  # all processes share the memory
     if name not in _kept:
         if isinstance(place, str):
-            _kept[name] = opened(place)
+            with open(place, "rb") as file:
+                found = pickle.load(file)
         else:
-            _kept[name] = goods[place]
+            found = goods[place]
+        if isinstance(found, np.ndarray):
+            return found.copy()
+        _kept[name] = pickle.loads(found) if isinstance(found, bytes) else found
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
-    else:
-        _kept.move_to_end(name)
+    _kept.move_to_end(name)
     return _kept[name]
-
-
-def opened(path: str) -> Any:
-    """A good that lies in a file; arrays are mapped, so that all processes share their memory."""
-    if path.endswith(".npy"):
-        return np.load(path, mmap_mode="c")
-    with open(path, "rb") as file:
-        return pickle.load(file)
 
 
 def _name(function: Any) -> str:
