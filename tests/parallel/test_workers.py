@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import keras
@@ -11,6 +12,7 @@ import pytest
 import resect
 from resect.errors import SurgeryError, WorkerError
 from resect.parallel import Serial, Shipped, local, run
+from resect.parallel.settings import THREADS, Settings, environment
 from tests.common import assert_equal, data_for, stateful_mlp, trained, weights_of
 from tests.importance import models
 
@@ -19,9 +21,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _nothing_stays():
-    yield
-    local.let_go()
+def _few_processes():
+    """One thread each, so that all tests can use the same processes; none stays."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in THREADS:
+            patch.setenv(name, "1")
+        yield
+        local.let_go()
 
 
 def here_and_there(function, jobs):
@@ -30,7 +36,7 @@ def here_and_there(function, jobs):
         yield [o.result() for o in run(function, jobs, executor=executor, workers=1)]
 
 
-def test_keras_is_set_as_here(monkeypatch):
+def test_keras_is_set_as_here():
     def settings(_):
         config = keras.config
         names = keras.layers.Dense(1).name, keras.layers.Dense(1).name
@@ -55,6 +61,21 @@ def test_keras_is_set_as_here(monkeypatch):
         keras.config.set_image_data_format(before)
         keras.config.set_epsilon(1e-7)
     assert here == there == [again.value]
+
+
+def test_each_worker_gets_its_share_of_the_cores(monkeypatch):
+    assert environment(4) == {"KERAS_BACKEND": keras.backend.backend()}  # the user has said
+    monkeypatch.delenv("NPROC")
+    monkeypatch.setattr("resect.parallel.settings.cores", lambda: 8)
+    assert environment(2)["NPROC"] == "4"
+    assert environment(32)["NPROC"] == "1"
+
+
+def test_a_worker_that_is_another_says_so():
+    settings = Settings.of_this_process()
+    for name, repair in {"backend": "KERAS_BACKEND=x", "keras": "keras==x"}.items():
+        with pytest.raises(WorkerError, match=f"has {name} .* where it is x.\n.*{repair}"):
+            dataclasses.replace(settings, **{name: "x"}).require_same()
 
 
 def test_training_there_is_training_here():

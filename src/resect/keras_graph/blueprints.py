@@ -51,6 +51,8 @@ class Part:
         policy: Its dtype policy, which the configuration of a graph does not say.
         settings: Attributes that are numbers, words and such.
         assets: Files that it keeps, as a vocabulary.
+        structures: Of a graph, how its inputs and outputs are packed: the numbers of the tensors in
+            lists and dicts. Keras 3.10 makes a list of a single one.
         states: States that Keras does not count among the variables.
         variables: Path, value and `trainable` of each.
     """
@@ -61,6 +63,7 @@ class Part:
     policy: Any
     settings: Mapping[str, Any]
     assets: Mapping[str, bytes]
+    structures: tuple[Any, ...]
     states: tuple[np.ndarray, ...]
     variables: tuple[tuple[str, np.ndarray, bool], ...]
 
@@ -189,9 +192,21 @@ def _part(layer: Any, own: Sequence[Any]) -> Part:
         layer.dtype_policy,
         settings,
         _assets(layer),
+        tuple(_numbered(vars(layer)[name]) for name in _structures(layer)),
         arrays,
         tuple((v.path, as_array(v), bool(v.trainable)) for v in own),
     )
+
+
+def _structures(layer: Any) -> tuple[str, ...]:
+    """The attributes that say how the inputs and outputs of a graph are packed."""
+    graph = isinstance(layer, private.Functional) and "_inputs_struct" in vars(layer)
+    return ("_inputs_struct", "_outputs_struct") if graph else ()
+
+
+def _numbered(structure: Any) -> Any:
+    count = len(keras.tree.flatten(structure))
+    return keras.tree.pack_sequence_as(structure, list(range(count)))
 
 
 def _plain(value: Any) -> Any:
@@ -227,6 +242,10 @@ def _furnish(part: Part, new: Any) -> None:
         if name in vars(new) and is_setting(vars(new)[name]) and differ(vars(new)[name], value):
             setattr(new, name, list(value) if isinstance(value, list) else value)
     states = keras.tree.flatten(vars(new).get("states")) if part.states else []
+    for name, numbers in zip(_structures(new), part.structures, strict=True):
+        flat = keras.tree.flatten(vars(new)[name])
+        structure = keras.tree.map_structure(lambda number: flat[number], numbers)  # noqa: B023
+        new.__dict__[name] = structure
     for state, array in zip(states, part.states, strict=bool(part.states)):
         state.assign(array)
     new._trainable = part.trainable
