@@ -71,15 +71,47 @@ def test_alike_segments_are_compiled_once():
     assert made.executor.compilations == (3 if compiles() else 7)
 
 
-def test_samples_that_see_each_other_are_not_stacked():
+@pytest.mark.parametrize("seen", [keras.ops.mean, keras.ops.max])
+@pytest.mark.parametrize("memory", [2**30, 600], ids=["roomy", "tight"])
+def test_samples_that_see_each_other_are_not_stacked(seen, memory, monkeypatch):
+    """A mean and a maximum are the same for copies of a batch, whatever their number and order."""
+    monkeypatch.setattr(sweep, "WIDTH", 2)  # or no block would be behind a stack
     x = features = keras.Input((4,), name="features")
-    for i in range(3):
-        y = layers.Dense(4, name=f"inner_{i}")(x - keras.ops.mean(x, axis=0, keepdims=True))
+    for i in range(4):
+        y = layers.Dense(4, name=f"inner_{i}")(x - seen(x, axis=0, keepdims=True))
         x = layers.Add(name=f"add_{i}")([x, y])
     model = randomise(keras.Model(features, layers.Dense(2)(x)))
     model.compile(loss="mse", **models.EAGERLY)
-    data = models.data_of(model, 10)
-    _as_naive(model, data)
+    data = models.data_of(model, 7)  # the last batch is smaller
+    _as_naive(model, data, memory=memory)
+
+
+def test_batches_that_grow_stay_within_the_budget():
+    """Of the first batch alone, two variants would go into a stack; of the others only one."""
+    words = keras.Input((None, 4), name="features")
+    x = words
+    for i in range(6):
+        x = layers.Add(name=f"add_{i}")([x, layers.Dense(4, name=f"inner_{i}")(x)])
+    model = randomise(keras.Model(words, layers.GlobalAveragePooling1D()(x)))
+    model.compile(loss="mse", **models.EAGERLY)
+    rng = np.random.default_rng(0)
+
+    def batch(size, length):
+        x = rng.normal(size=(size, length, 4)).astype("float32")
+        return x, rng.normal(size=(size, 4)).astype("float32")
+
+    data = [batch(2, 2), batch(2, 9), batch(9, 2), batch(5, 2), batch(2, 2), batch(1, 9)]
+    one = 2 * 2 * 9 * 4 * 4  # a batch of the largest before and behind a block
+    found = swept(model, data, memory=4 * one)
+    assert found.meter.peak <= 4 * one
+    with pytest.raises(resect.SurgeryError, match="A batch of 9 samples takes"):
+        swept(model, [*data, batch(9, 9)], memory=4 * one)
+    expected = [_losses(resect.collapse(model, *t.ends), data) for t in found.targets]
+    assert found.scores.batch_losses()[1:] == pytest.approx(np.array(expected), rel=1e-5)
+
+
+def _losses(model, data):
+    return [model.test_on_batch(x, y) for x, y in data]
 
 
 def test_losses_that_layers_add():
@@ -92,8 +124,8 @@ def test_losses_that_layers_add():
     _as_naive(model, models.data_of(model, 10))
 
 
-def _as_naive(model, data):
-    found = resect.importance(model, data, batch_size=4)
+def _as_naive(model, data, memory=2**30):
+    found = resect.importance(model, data, batch_size=4, memory=memory)
     assert found.baseline == pytest.approx(models.reference(model, None, data, 4), rel=1e-5)
     for row in found:
         expected = models.reference(model, row.ends, data, 4)["loss"]

@@ -10,7 +10,8 @@ data's size, and all of it runs in two shapes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,10 +96,11 @@ class Sweep:
         for out, into in (wire for target in targets for wire in target.wires):
             starts[into] = max(starts.get(into, -1), position[out] + 1)
         self.segments = cut(program, self._ends, starts)
-        self._width: int | None = None
         self.first: Sequence[Any] = ()
-        self._size = 0
-        self._adds_losses = False
+        self._largest: list[tuple[int, ...]] = []
+        self._sizes: dict[Hashable, int] = {}
+        self._width: int | None = None
+        self._pads = self._stacks = self._adds_losses = False
         self._alone: list[tuple[Mapping[Ref, Ref], Segment]] = []
 
     def run(self, batches: Iterable[Batch]) -> None:
@@ -110,14 +112,11 @@ class Sweep:
 
     def _batch(self, batch: Batch) -> None:
         inputs = flat_inputs(self.program.graph, batch.x)
-        if self._width is None:
-            self.first = inputs
-            self._width = self._decide(inputs, batch.size)
-        size = batch.size
-        if self._independent and size < self._size:
-            inputs = [_padded(array, self._size) for array in inputs]
-        elif self._independent:
-            self._size = size
+        self._prepare(inputs, batch.size)
+        if self._pads:  # fewer shapes to compile for, and no sample sees the rows that are added
+            kind = tuple(shape[1:] for shape in _shapes(inputs))
+            size = self._sizes[kind] = max(batch.size, self._sizes.get(kind, 0))
+            inputs = [_padded(array, size) for array in inputs]
         self._rows = len(inputs[0])
         self.scores.begin(batch)
         if self._adds_losses:
@@ -204,9 +203,9 @@ class Sweep:
         self.meter.release(flow)
         return new
 
-    def _finish(self, flow: Flow, first: int) -> None:
-        for i in range(first, len(self.segments)):
-            flow = self._advanced(flow, i)
+    def _finish(self, flow: Flow, begin: int) -> None:
+        for i in range(begin, len(self.segments)):
+            flow = self._advanced(flow, i)  # nothing else may refer to the old one
         self._score(flow)
 
     def _score(self, flow: Flow) -> None:
@@ -223,30 +222,55 @@ class Sweep:
         flows.clear()
         return stack
 
-    def _decide(self, inputs: Sequence[Any], size: int) -> int:
-        """How many variants go into a stack: 1 where samples may not be put together.
+    def _prepare(self, inputs: Sequence[Any], size: int) -> None:
+        """Finds out how many variants go into a stack; again for a batch larger than those before.
+
+        Only one does, where samples see each other.
 
         Raises:
             SurgeryError: Not even one at a time fits into the memory.
         """
-        flow = self.meter.take(self._started(inputs))
-        largest = flow.nbytes
-        for i in range(len(self.segments)):
-            flow = self._advanced(flow, i)
-            largest = max(largest, flow.nbytes)
-        self._adds_losses = flow.loss is not None
-        self.meter.now = 0
+        shape = tuple(itertools.chain.from_iterable(_shapes(inputs)))
+        if any(_within(shape, largest) for largest in self._largest):
+            return
+        origin, largest = self._measured(inputs)
         if 4 * largest > self.memory:
             raise SurgeryError(
                 f"A batch of {size} samples takes {byte_size(largest)} between two blocks, and "
                 f"four times as much has to be held: more than {byte_size(self.memory)}.",
                 f"Use smaller batches, or allow more: memory={4 * largest}.",
             )
-        width = min(WIDTH, (self.memory // largest - 2) // 3, len(self.targets))
-        self._independent = not self._adds_losses and self._batched()
-        if self._independent and width > 1:
-            self._independent = self._agrees(inputs, flow, width if compiles() else 2)
-        return width if self._independent and width > 1 else 1
+        width = max(min(WIDTH, (self.memory // largest - 2) // 3, len(self.targets)), 1)
+        if self._width is None:
+            self.first = inputs
+            free = not self._adds_losses and self._batched()
+            self._pads = free and size > 1 and self._ignores_padding(inputs, origin)
+            alone = width < 2 or not free or (size > 1 and not self._pads)
+            self._stacks = not alone and self._agrees(inputs, width if compiles() else 2)
+        self._width = min(width, self._width or width) if self._stacks else 1
+        self._largest.append(shape)
+
+    def _measured(self, inputs: Sequence[Any]) -> tuple[Flow, int]:
+        """The original at its end, and the most bytes that it takes between two segments."""
+        flow = self.meter.take(self._started(inputs))
+        largest = flow.nbytes
+        for i in range(len(self.segments)):
+            flow = self._advanced(flow, i)
+            largest = max(largest, flow.nbytes)
+        self.meter.release(flow)
+        self._adds_losses = flow.loss is not None
+        return flow, largest
+
+    def _ignores_padding(self, inputs: Sequence[Any], origin: Flow) -> bool:
+        """Whether samples give the same where others in their batch have been replaced."""
+        rows = len(inputs[0])
+        part = slice(0, rows // 2)
+        padded = [array if array is None else _padded(array[part], rows) for array in inputs]
+        other, _ = self._measured(padded)
+        return all(
+            _alike(held.tensor[part], other.values[ref].tensor, part)
+            for ref, held in origin.values.items()
+        )
 
     def _batched(self) -> bool:
         """Whether all that is held between segments has a batch axis of free length."""
@@ -254,32 +278,70 @@ class Sweep:
         specs = (self.program.specs[ref] for ref in held)
         return all(spec.shape and spec.shape[0] is None and not spec.sparse for spec in specs)
 
-    def _agrees(self, inputs: Sequence[Any], alone: Flow, width: int) -> bool:
-        """Whether samples give the same in a stack, beside others, as by themselves."""
-        rolled = [[np.roll(array, i, axis=0) for array in inputs] for i in range(width)]
-        together = [np.concatenate(arrays) for arrays in zip(*rolled, strict=True)]
-        flow = self.meter.take(Flow((), self._started(together).values))
+    def _agrees(self, inputs: Sequence[Any], width: int) -> bool:
+        """Whether the first variants give the same in a stack, beside each other, as alone."""
         try:
-            for i in range(len(self.segments)):
-                flow = self._advanced(flow, i)
+            waiting, begin = self._first_variants(inputs, width)
+            rows, last = len(inputs[0]), len(waiting) - 1
+            if last < 1:
+                return False
+            alone = {j: self._at_the_end(self.meter.take(waiting[j]), begin) for j in (0, last)}
+            stack = self._at_the_end(self._stacked(waiting), begin)
         except SurgeryError:
             raise
         except Exception:  # whatever a backend says of a shape that is written into the model
             return False
         finally:
             self.meter.now = 0
-        rows = len(inputs[0])
         return all(
-            _alike(held.tensor, flow.values[ref].tensor, rows) for ref, held in alone.values.items()
+            _alike(held.tensor, stack.values[ref].tensor, slice(j * rows, (j + 1) * rows))
+            for j, flow in alone.items()
+            for ref, held in flow.values.items()
         )
 
+    def _first_variants(self, inputs: Sequence[Any], count: int) -> tuple[list[Flow], int]:
+        """Variants that wait for a stack, and the segment that they wait at."""
+        origin = self.meter.take(self._started(inputs))
+        waiting: list[Flow] = []
+        for i in range(len(self.segments)):
+            origin = self._advanced(origin, i)
+            for j in range(len(waiting)):
+                waiting[j] = self._advanced(waiting[j], i)
+            for number, target in self._parting(i):
+                if len(target.wires) == 1 and len(waiting) < count:
+                    flow = self.meter.take(_bypassed(origin, number, target))
+                    waiting.append(self._slim(flow, i))
+                    del flow
+            if len(waiting) == count:
+                self.meter.release(origin)
+                return waiting, i + 1
+        self.meter.release(origin)
+        return waiting, len(self.segments)
 
-def _alike(one: Any, stacked: Any, rows: int) -> bool:
+    def _at_the_end(self, flow: Flow, begin: int) -> Flow:
+        for i in range(begin, len(self.segments)):
+            flow = self._advanced(flow, i)
+        return flow
+
+
+def _shapes(inputs: Sequence[Any]) -> list[tuple[int, ...]]:
+    return [() if array is None else tuple(array.shape) for array in inputs]
+
+
+def _within(shape: Sequence[int], other: Sequence[int]) -> bool:
+    pairs = zip(shape, other, strict=False)
+    return len(shape) == len(other) and all(own <= most for own, most in pairs)
+
+
+def _alike(one: Any, stacked: Any, part: slice) -> bool:
+    """Whether predictions are those of a part of a stack, but for how backends round."""
+    fine = "16" not in keras.backend.standardize_dtype(one.dtype)
     a, b = (as_numpy(keras.ops.cast(t, "float32")) for t in (one, stacked))
-    if len(b) <= rows or a.shape != b[:rows].shape:
+    if len(b) < part.stop or a.shape != b[part].shape:
         return False
     scale = float(np.nanmax(np.abs(a), initial=1e-6))
-    return bool(np.allclose(a, b[:rows], rtol=1e-3, atol=1e-3 * scale, equal_nan=True))
+    close = 1e-4 if fine else 1e-2
+    return bool(np.allclose(a, b[part], rtol=close, atol=close * scale, equal_nan=True))
 
 
 def _bypassed(origin: Flow, number: int, target: Target) -> Flow:
@@ -298,4 +360,5 @@ def _together(parts: Sequence[Held]) -> Held:
 
 
 def _padded(array: Any, size: int) -> Any:
-    return array if array is None else np.resize(array, (size, *array.shape[1:]))
+    same = array is None or len(array) == size
+    return array if same else np.resize(array, (size, *array.shape[1:]))
