@@ -152,6 +152,11 @@ class TestShapes:
         found = resect.profile(keras.Model(inputs, x), batch_size=2)
         assert found["dense"].multiply_adds == 2 * 6 * 4 * 5
 
+    def test_a_model_for_a_fixed_number_of_samples_keeps_it(self):
+        x = keras.Input(batch_shape=(3, 4), name="x")
+        found = resect.profile(keras.Model(x, layers.Dense(5, name="dense")(x)))
+        assert (found.batch, found.multiply_adds) == (3, 3 * 4 * 5)
+
     def test_several_inputs_take_one_shape(self):
         one, other = keras.Input((None, 4), name="one"), keras.Input((None, 4), name="other")
         model = keras.Model([one, other], layers.Add()([one, other]))

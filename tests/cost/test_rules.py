@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import keras
@@ -53,6 +54,9 @@ LAYERS = {
         (6, 3),
         6 * 3 * 4,
     ),
+    "Embedding": (layers.Embedding(9, 4), (6,), 0),
+    "Resizing": (layers.Resizing(3, 3), (6, 6, 3), 0),
+    "RandomFlip": (layers.RandomFlip(), (6, 6, 3), 0),
     "BatchNormalization": (layers.BatchNormalization(), (4, 4, 3), 0),
     "AveragePooling2D": (layers.AveragePooling2D(2), (4, 4, 3), 0),
 }
@@ -63,6 +67,7 @@ def test_a_layer(name: str):
     layer, shape, expected = LAYERS[name]
     model = keras.Sequential([keras.Input(shape), type(layer).from_config(layer.get_config())])
     assert resect.profile(model).multiply_adds == expected
+    assert not resect.profile(model).uncounted
     assert resect.profile(model, batch_size=3).multiply_adds == 3 * expected
 
 
@@ -78,6 +83,24 @@ ATTENTION: dict[str, tuple[Callable, tuple, tuple, int]] = {
         (4, 6),
         (7, 8),
         2 * (4 * 6 * 3 + 7 * 8 * 3 * 2 + 4 * 3 * 6 + 4 * 7 * 6),
+    ),
+    "an output of two axes": (
+        lambda q, v: layers.MultiHeadAttention(2, 3, output_shape=(4, 5))(q, v),
+        (4, 6),
+        (7, 8),
+        2 * (4 * 6 * 3 + 7 * 8 * 3 * 2 + 4 * 3 * 20 + 4 * 7 * 6),
+    ),
+    "attention over both axes": (
+        lambda q, v: layers.MultiHeadAttention(2, 3)(q, v),
+        (2, 4, 6),
+        (2, 7, 8),
+        2 * (8 * 6 * 3 + 14 * 8 * 3 * 2 + 8 * 3 * 6 + 8 * 14 * 6),
+    ),
+    "attention over the second axis": (
+        lambda q, v: layers.MultiHeadAttention(2, 3, attention_axes=2)(q, v),
+        (2, 4, 6),
+        (2, 7, 8),
+        2 * (8 * 6 * 3 + 14 * 8 * 3 * 2 + 8 * 3 * 6 + 2 * 4 * 7 * 6),
     ),
     "GroupQueryAttention": (
         lambda q, v: layers.GroupQueryAttention(3, 4, 2)(q, v),
@@ -95,6 +118,20 @@ ATTENTION: dict[str, tuple[Callable, tuple, tuple, int]] = {
     "Dot": (lambda q, v: layers.Dot(axes=2)([q, v]), (4, 6), (7, 6), 4 * 7 * 6),
     "matmul": (lambda q, v: ops.matmul(q, v), (4, 6), (6, 5), 4 * 6 * 5),
     "einsum": (lambda q, v: ops.einsum("bij,bkj->bik", q, v), (4, 6), (7, 6), 4 * 7 * 6),
+    "einsum of an axis that only one has": (
+        lambda q, v: ops.einsum("bij,bjk->bk", q, v),
+        (4, 6),
+        (6, 5),
+        6 * 5,
+    ),
+    "einsum without a sum": (lambda q, v: ops.einsum("bi,bj->bij", q, v), (4,), (6,), 0),
+    "einsum with its result implied": (
+        lambda q, v: ops.einsum("...ij,jk", q, ops.sum(v, axis=0)),
+        (4, 6),
+        (6, 5),
+        4 * 6 * 5,
+    ),
+    "dot with a number": (lambda q, v: ops.dot(q, 2.0) + v, (4,), (4,), 0),
     "tensordot": (
         lambda q, v: ops.tensordot(q, ops.sum(v, axis=0), axes=1),
         (4, 6),
@@ -128,10 +165,59 @@ def test_convolution_of_operations():
     assert found.multiply_adds == 9 * 9 * 4 * 6 + 9 * 9 * 8
 
 
-def test_low_rank_adapters_count():
-    model = keras.Sequential([keras.Input((8,)), layers.Dense(6)])
-    model.layers[0].enable_lora(2)
-    assert resect.profile(model).multiply_adds == 8 * 6 + 8 * 2 * 6
+@pytest.mark.parametrize("attention", [layers.MultiHeadAttention, layers.GroupQueryAttention])
+def test_a_gate_counts(attention: type):
+    if "use_gate" not in inspect.signature(attention).parameters:
+        pytest.skip("this Keras has no gates")
+    sizes = (5, 3, 3) if attention is layers.GroupQueryAttention else (5, 3)  # 15 in all
+    x = keras.Input((4, 6), name="x")
+    made = [attention(*sizes, use_gate=gate)(x, x) for gate in (False, True)]
+    counts = [resect.profile(keras.Model(x, y)).multiply_adds for y in made]
+    assert counts[1] - counts[0] == 4 * 6 * 5 * 3
+
+
+ADAPTED: dict[str, tuple[Callable, tuple, int, int]] = {
+    # a layer, its input, what it takes with rank 2, and what it takes quantized, with rank 2
+    "Dense": (lambda: layers.Dense(6), (5, 8), 5 * 48 + 8 * 2 * 6, 5 * (48 + 8 * 2 + 2 * 6)),
+    "EinsumDense": (
+        lambda: layers.EinsumDense("abc,cd->abd", output_shape=(None, 6)),
+        (5, 8),
+        5 * 48 + 8 * 2 * 6,
+        5 * (48 + 8 * 2 + 2 * 6),
+    ),
+    "Embedding": (lambda: layers.Embedding(9, 4), (5,), 9 * 2 * 4, 5 * 2 * 4),
+}
+
+
+@pytest.mark.parametrize("name", ADAPTED)
+def test_low_rank_adapters_count(name: str):
+    make, shape, expected, quantized = ADAPTED[name]
+    layer = make()
+    model = keras.Sequential([keras.Input(shape), layer])
+    layer.enable_lora(2)
+    assert resect.profile(model).multiply_adds == expected
+    layer = make()
+    model = keras.Sequential([keras.Input(shape), layer])
+    layer.quantize("int8")
+    layer.enable_lora(2)
+    assert resect.profile(model).multiply_adds == quantized
+
+
+def test_low_rank_adapters_in_attention_count():
+    x = keras.Input((4, 6), name="x")
+    layer = layers.MultiHeadAttention(2, 3)
+    model = keras.Model(x, layer(x, x))
+    before = resect.profile(model).multiply_adds
+    layer.query_dense.enable_lora(2)
+    # the last axis of the kernel, (6, 2, 3), is that of the second matrix
+    assert resect.profile(model).multiply_adds - before == 6 * 2 * 2 * 3
+
+
+def test_quantized_contractions_of_another_batch():
+    layer = layers.EinsumDense("abc,cde->abde", output_shape=(None, 2, 5))
+    model = keras.Sequential([keras.Input((4, 6)), layer])
+    layer.quantize("int8")
+    assert resect.profile(model, batch_size=3).multiply_adds == 3 * 4 * 6 * 10
 
 
 def test_an_einsum_of_three_tensors_is_listed():

@@ -77,7 +77,7 @@ def profile(
     peak = count_graph(graph, dict(given), count) + bytes_of(list(given.values()))
     return Profile(
         title=f"{graph.kind} '{graph.name}'",
-        batch=batch_size,
+        batch=next((spec.shape[0] or 0 for spec in given.values() if spec.shape), batch_size),
         input_shapes=tuple((ref.call.layer, spec.shape) for ref, spec in given.items()),
         rows=tuple(count.rows),
         peak_bytes=peak,

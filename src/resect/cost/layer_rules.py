@@ -14,16 +14,18 @@ from keras import layers
 
 from resect.cost.equations import einsum
 from resect.cost.rules import Called, nothing, register, register_name, sizes
+from resect.keras_graph.reading import sublayers
 
 ELEMENTWISE = (
     "Activation ActivityRegularization Add AlphaDropout Average AveragePooling1D AveragePooling2D "
     "AveragePooling3D BatchNormalization CategoryEncoding CenterCrop Concatenate Cropping1D "
-    "Cropping2D Cropping3D Discretization Dropout ELU Embedding Flatten GaussianDropout "
+    "Cropping2D Cropping3D Discretization Dropout ELU Flatten GaussianDropout "
     "GaussianNoise GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D "
     "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D GroupNormalization HashedCrossing "
     "Hashing Identity InputLayer IntegerLookup LayerNormalization LeakyReLU Masking MaxPooling1D "
     "MaxPooling2D MaxPooling3D Maximum Minimum Multiply Normalization PReLU Permute ReLU "
-    "RepeatVector Rescaling Reshape RMSNormalization Softmax SpatialDropout1D SpatialDropout2D "
+    "RepeatVector Rescaling Reshape Resizing RMSNormalization Softmax "
+    "SpatialDropout1D SpatialDropout2D "
     "SpatialDropout3D StringLookup Subtract TextVectorization "
     "UnitNormalization UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D ZeroPadding2D "
     "ZeroPadding3D"
@@ -31,6 +33,10 @@ ELEMENTWISE = (
 
 _KNOWN = [getattr(layers, name) for name in ELEMENTWISE.split() if hasattr(layers, name)]
 register(*_KNOWN)(nothing)
+
+# What augments images while training, and in inference hands them on.
+_RANDOM = "RandomBrightness RandomContrast RandomCrop RandomFlip RandomRotation RandomTranslation "
+register(*(getattr(layers, name) for name in f"{_RANDOM} RandomZoom".split()))(nothing)
 
 # Of KerasHub, what adds tables to tensors or normalises, in ways that cannot be looked into.
 register_name("keras_hub", "PositionEmbedding", "SinePositionEncoding", "T5LayerNorm")(nothing)
@@ -42,14 +48,25 @@ register_name("keras_hub", "PositionEmbedding", "SinePositionEncoding", "T5Layer
 @register(layers.Dense)
 def dense(called: Called) -> int:
     """Each output is a sum over the last axis of the input."""
-    units = called.output_shape[-1]
-    return math.prod(called.shape) * units + _lora(called.layer, called.shape[-1], units)
+    *positions, rows = called.shape
+    columns = called.output_shape[-1]
+    added = _lora(called.layer, rows, columns)
+    if added and _quantized(called.layer):
+        added = math.prod(positions) * called.layer.lora_rank * (rows + columns)
+    return math.prod(called.shape) * columns + added
 
 
 def _lora(layer: Any, rows: int, columns: int) -> int:
-    """The product of two low-rank matrices, which is made at each call and added to the kernel."""
+    """The product of two low-rank matrices, which is made at each call and added to the kernel.
+
+    A kernel that is quantized stays apart: the input goes through one matrix after the other.
+    """
     rank = getattr(layer, "lora_rank", None) if getattr(layer, "lora_enabled", False) else None
     return rows * rank * columns if rank else 0
+
+
+def _quantized(layer: Any) -> bool:
+    return getattr(layer, "quantization_mode", None) is not None
 
 
 @register(layers.EinsumDense)
@@ -57,9 +74,22 @@ def einsum_dense(called: Called) -> int | None:
     """A contraction of the input with the kernel."""
     layer = called.layer
     kernel = tuple(layer.kernel.shape)
-    added = _lora(layer, math.prod(kernel[:-1]), kernel[-1])
     found = einsum(layer.equation, [called.shape, kernel])
-    return None if found is None else found + added
+    added: int | None = _lora(layer, math.prod(kernel[:-1]), kernel[-1])
+    if added and _quantized(layer):
+        added = einsum(layer.equation, [called.shape, tuple(layer.lora_kernel_a.shape)])
+        if added is not None:
+            added += math.prod(called.output_shape) * layer.lora_rank
+    return None if found is None or added is None else found + added
+
+
+@register(layers.Embedding)
+def embedding(called: Called) -> int:
+    """A lookup is no arithmetic; low-rank matrices are multiplied at each call."""
+    layer = called.layer
+    if _quantized(layer):
+        return _lora(layer, math.prod(called.shape), layer.output_dim)
+    return _lora(layer, layer.input_dim, layer.output_dim)
 
 
 # Convolutions
@@ -163,37 +193,45 @@ def time_distributed(called: Called) -> int | None:
 
 
 @register(layers.MultiHeadAttention)
-def multi_head_attention(called: Called) -> int:
-    """Four projections, the scores, and the sum that they weight.
+def multi_head_attention(called: Called) -> int | None:
+    """The projections, the scores, and the sum that they weight.
 
     Attention over several axes at once scores every pair of positions.
     """
-    layer = called.layer
-    query = sizes(called.argument("query"))
-    value = sizes(called.argument("value"))
-    key = sizes(called.argument("key") or called.argument("value"))
-    heads = layer.num_heads * query[0]
-    queries, keys = math.prod(query[1:-1]), math.prod(key[1:-1])
-    per_position = (
-        (queries * query[-1] * layer.key_dim)
-        + (keys * key[-1] * layer.key_dim)
-        + (keys * value[-1] * layer.value_dim)
-        + (queries * layer.value_dim * called.output_shape[-1])
-    )
-    return heads * (per_position + queries * keys * (layer.key_dim + layer.value_dim))
+    layer, (query, key, _) = called.layer, _attended(called)
+    others = [size for i, size in enumerate(query[:-1]) if i not in layer.attention_axes]
+    queries, keys = (math.prod(s[i] for i in layer.attention_axes) for s in (query, key))
+    scored = math.prod(others) * layer.num_heads * queries * keys
+    return _projected(called, layer.value_dim, scored * (layer.key_dim + layer.value_dim))
 
 
 @register(layers.GroupQueryAttention)
-def group_query_attention(called: Called) -> int:
+def group_query_attention(called: Called) -> int | None:
     """As above, with fewer heads for keys and values than for queries."""
-    layer = called.layer
-    batch, queries, features = sizes(called.argument("query"))
-    value = sizes(called.argument("value"))
-    key = sizes(called.argument("key") or called.argument("value"))
-    size = layer.head_dim
-    own = queries * size * (features + called.output_shape[-1]) + 2 * queries * key[1] * size
-    shared = key[1] * size * (key[2] + value[2])
-    return batch * (layer.num_query_heads * own + layer.num_key_value_heads * shared)
+    layer, (query, key, _) = called.layer, _attended(called)
+    scored = query[0] * layer.num_query_heads * query[1] * key[1]
+    return _projected(called, layer.head_dim, 2 * scored * layer.head_dim)
+
+
+def _attended(called: Called) -> tuple[tuple[int, ...], ...]:
+    """The shapes of query, key and value."""
+    value = called.argument("value")
+    return sizes(called.argument("query")), sizes(called.argument("key") or value), sizes(value)
+
+
+def _projected(called: Called, size: int, attended: int) -> int | None:
+    """What is attended to, and the projections: of a gate too, and with what has been added."""
+    query, key, value = _attended(called)
+    parts = {part.name: part for part in sublayers(called.layer)}
+    given = {"query": query, "gate": query, "key": key, "value": value}
+    heads = getattr(called.layer, "num_query_heads", None) or called.layer.num_heads
+    given["attention_output"] = (*query[:-1], heads, size)
+    for name, shape in given.items():
+        found = called.count(parts[name], shape) if name in parts else 0
+        if found is None:
+            return None
+        attended += found
+    return attended
 
 
 @register(layers.Attention)

@@ -57,7 +57,8 @@ def matmul(called: Called) -> int:
 @register_operation("Dot", "Inner", "Vdot")
 def dot(called: Called) -> int | None:
     """Each output is a sum over the last axis of the first operand, if both have axes."""
-    one, other = _operands(called)
+    one, *rest = _operands(called)
+    other = rest[0] if rest else ()  # a number of Python's has no shape
     if not one or not other:
         return 0
     return math.prod(called.output_shape) * (

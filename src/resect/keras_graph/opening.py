@@ -58,7 +58,9 @@ def returned_by(operation: Any, args: Any, kwargs: Any) -> list[Any]:
     except Exception:  # as above; what the backend says of the same call is the better message
         found = None
     if found is None or any(None in tensor.shape for tensor in found):
-        found = keras.tree.flatten(private.compute_output_spec(operation.call, *args, **kwargs))
+        quantized = getattr(operation, "quantization_mode", None) is not None
+        call = operation.quantized_call if quantized else operation.call
+        found = keras.tree.flatten(private.compute_output_spec(call, *args, **kwargs))
     return found
 
 
