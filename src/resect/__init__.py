@@ -25,6 +25,7 @@ with the original weights, or raises an error that names the layer, the reason a
     plots       pictures of it
     parallel    jobs on several processes and machines
     shrink      the least important blocks out, until a target is reached
+    search      variants tried, the best found
     adapt       the changes that people make to a trained model, each exact
 """
 
@@ -36,6 +37,7 @@ from resect.errors import SurgeryError
 from resect.graph import Graph
 from resect.importance import Importance, importance
 from resect.plan import Plan, plan
+from resect.search import Trials, search
 from resect.select import Selection, first, last, select
 from resect.shrink import Shrunk, shrink
 from resect.verbs import (
@@ -66,6 +68,7 @@ __all__ = [
     "Shrunk",
     "Site",
     "SurgeryError",
+    "Trials",
     "adapt",
     "append",
     "blocks",
@@ -89,6 +92,7 @@ __all__ = [
     "remove",
     "rename",
     "replace",
+    "search",
     "select",
     "shrink",
     "split",

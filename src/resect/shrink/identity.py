@@ -22,10 +22,10 @@ def model_identity(model: Any) -> dict[str, Any]:
         "weights": _digest(_bytes(values)),
     }
     if is_compiled(model):
-        found["optimizer"] = _unnamed(_plain(model.optimizer))
-        found["loss"] = _unnamed(_plain(compiled_with(model, "loss")))
+        found["optimizer"] = _unnamed(plain(model.optimizer))
+        found["loss"] = _unnamed(plain(compiled_with(model, "loss")))
         for argument in ("loss_weights", "metrics", "weighted_metrics"):
-            found[argument] = _plain(compiled_with(model, argument))
+            found[argument] = plain(compiled_with(model, argument))
     return found
 
 
@@ -60,19 +60,19 @@ def _unnamed(value: Any) -> Any:
     return value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """An object as JSON, the same in every process: no addresses in memory."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, keras.Variable) or keras.ops.is_tensor(value):
         return np.asarray(keras.ops.convert_to_numpy(value)).tolist()
     if isinstance(value, np.generic):
         return value.item()
     config = getattr(value, "get_config", None)
     if config is not None and not isinstance(value, type):
-        return {"class": type(value).__name__, **_plain(config())}
+        return {"class": type(value).__name__, **plain(config())}
     return getattr(value, "__qualname__", type(value).__qualname__)
