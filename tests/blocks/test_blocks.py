@@ -178,6 +178,21 @@ class TestOneTensorIn:
         with pytest.raises(NoMatchError):
             resect.blocks(model, side="clock")
 
+    def test_what_makes_a_side_tensor_has_blocks_too(self):
+        """As an encoder has, whose output every layer of a decoder reads."""
+        both = [keras.Input((4,), name="source"), keras.Input((4,), name="target")]
+        x, y = both
+        for i in range(2):
+            x = layers.Add(name=f"encoder_{i}")([x, layers.Dense(4, name=f"up_{i}")(x)])
+        for i in range(2):
+            seen = layers.Dense(4, name=f"cross_{i}")(layers.Multiply()([x, y]))
+            y = layers.Add(name=f"decoder_{i}")([y, seen])
+        model = randomise(keras.Model(both, y))
+        found = resect.blocks(model, side="encoder_1").level("block")
+        assert found.names == ("encoder_0", "encoder_1", "decoder_0", "decoder_1")
+        assert_collapses(model, found[1])
+        assert_collapses(model, found[3])
+
     def test_a_tensor_that_every_layer_hands_on_is_named_by_its_output(self):
         x = inputs = keras.Input((4, 3), name="x")
         states: list = []

@@ -33,14 +33,18 @@ class Region:
         return not self.series and len(self.own) == 1
 
 
-def top_series(graph: Graph, side: Iterable[Ref] = ()) -> list[list[Region]]:
+def top_series(
+    graph: Graph, side: Iterable[Ref] = (), named: Iterable[Ref] = ()
+) -> list[list[Region]]:
     """The outermost regions of a graph; the others lie in them.
 
     Args:
         graph: The graph; nested ones are not looked into.
         side: Tensors that a region may read beside the one that goes in.
+        named: Those of them on the way to which, if it is another way, regions are looked for too,
+            as in an encoder.
     """
-    flow = _Flow(graph, frozenset(side))
+    flow = _Flow(graph, frozenset(side), named)
     flow.put_before(partial_forks(flow.before))
     return _nest(flow, regions(flow.before))
 
@@ -83,13 +87,15 @@ class _Flow:
         before: For each vertex those with an edge to it.
     """
 
-    def __init__(self, graph: Graph, side: frozenset[Ref]) -> None:
+    def __init__(self, graph: Graph, side: frozenset[Ref], named: Iterable[Ref] = ()) -> None:
         self.tensors: list[Ref | None] = [None]
         self.calls: dict[int, Call] = {}
         self.before: list[list[int]] = [[]]
         self.vertex: dict[Ref, int] = {}
         outputs = [ref for ref in dict.fromkeys(graph.output_refs) if ref not in side]
         reads = {c: [r for r in _reads(n) if r not in side] for c, n in graph.nodes.items()}
+        needed = {ref.call for ref in _readers(reads, outputs)}
+        outputs += [ref for ref in named if ref.call not in needed]
         self.readers = _readers(reads, outputs)
         for call in graph.nodes:
             live = [ref for ref in graph.refs_of(call) if ref in self.readers]

@@ -44,7 +44,8 @@ class _Model:
 
     def __init__(self, graph: Graph, path: tuple[str, ...], side: Iterable[Ref]) -> None:
         self.graph, self.path = graph, path
-        self.series = top_series(graph, side_tensors(graph, side))
+        named = tuple(side)
+        self.series = top_series(graph, side_tensors(graph, named), named)
         self.facts = Facts(graph, self.series)
         self.position = {call: i for i, call in enumerate(graph.nodes)}
 
