@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 
@@ -50,6 +51,20 @@ def test_blocks_of_nested_models_go_from_every_call(calls):
     model = models.nested(calls)
     found = assert_as_naive(model, models.data_of(model, 8), 4)
     assert found[0].name == "body/inner_add_0"
+
+
+def test_a_metric_with_a_number_for_each_class():
+    model = models.residual_mlp(2)
+    model.compile(loss="mse", metrics=[keras.metrics.F1Score(average=None)], **models.EAGERLY)
+    x, y = models.data_of(model, 8)
+    y = (y > 0).astype("float32")
+    found = resect.importance(model, (x, y), batch_size=4)
+    for row in [None, *found]:
+        smaller = resect.collapse(model, *row.ends) if row else model
+        expected = smaller.evaluate(x, y, verbose=0, return_dict=True)["f1_score"]
+        changes = row.changes if row else dict.fromkeys(found.baseline, 0)
+        ours = [found.baseline[f"f1_score[{i}]"] + changes[f"f1_score[{i}]"] for i in range(3)]
+        assert ours == pytest.approx(list(expected), abs=1e-6)
 
 
 def test_a_small_budget_runs_variants_one_by_one():

@@ -14,11 +14,12 @@ from resect.graph import refs
 from resect.importance.backends import no_gradients
 from resect.importance.execution import Held, evaluate
 from resect.importance.program import program_of
-from resect.importance.statistics import unbiased_hsic
+from resect.importance.statistics import estimate, unbiased_hsic
 from resect.importance.targets import targets_of
 from resect.keras_graph.private import get_keras_mask
 from resect.keras_graph.scoring import masked
 from tests.blocks.models import masked_encoder
+from tests.common import randomise
 from tests.importance import models
 
 
@@ -70,15 +71,17 @@ def test_angular_distance_across_blocks_in_a_row(tagger, span):
         assert row.ends == (names[i], names[i + span])
 
 
-def test_cka_is_the_unbiased_estimate_over_batches(tagger):
+@pytest.mark.parametrize("size", [5, 6])
+def test_cka_is_the_unbiased_estimate_over_batches(tagger, size):
     model, x, _, values, names = tagger
-    found = resect.importance(model, x, "cka", batch_size=5)
+    found = resect.importance(model, x, "cka", batch_size=size)
 
     def direct(one, other):
         total = 0
-        for part in (slice(0, 5), slice(5, 10)):
-            a, b = ((values[n] * (x != 0)[..., None])[part].reshape(5, -1) for n in (one, other))
-            total += _hsic(a @ a.T, b @ b.T)
+        for part in (slice(0, size), slice(size, 10)):  # a smaller one counts less
+            a, b = ((values[n] * (x != 0)[..., None])[part] for n in (one, other))
+            a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+            total += len(a) * _hsic(a @ a.T, b @ b.T)
         return total
 
     for i, one in enumerate(names):
@@ -156,6 +159,68 @@ def test_a_padding_mask_that_is_an_input_counts():
     assert found[0].score == pytest.approx(expected, rel=1e-4)
 
 
+def test_each_block_counts_by_its_own_positions():
+    """Batches with much padding count less for what sees words, and as others for what does not."""
+    x = words = keras.Input((6,), dtype="int32", name="words")
+    x = keras.layers.Embedding(11, 8, mask_zero=True, name="embedding")(x)
+    x = keras.layers.Add(name="add_0")([x, keras.layers.Dense(8, name="inner_0")(x)])
+    x = keras.layers.GlobalAveragePooling1D(name="pool")(x)
+    x = keras.layers.Add(name="add_1")([x, keras.layers.Dense(8, name="inner_1")(x)])
+    model = randomise(keras.Model(words, x))
+    x = np.random.default_rng(0).integers(1, 11, (8, 6)).astype("int32")
+    x[4:, 1:] = 0
+    values = tensors(model, ["pool", "add_1"], x)
+    expected = 1 - cosine(values["pool"], values["add_1"])
+    for method, each in (("influence", expected), ("angular", np.arccos(1 - expected) / np.pi)):
+        found = resect.importance(model, x, method, batch_size=4)
+        assert found["add_1"].score == pytest.approx(each.mean(), rel=1e-4)
+
+
+def test_of_several_padding_masks_the_last_one_counts():
+    """An encoder, and a decoder of as many positions whose layers read what it returns."""
+    vectors = [keras.Input((5, 4), name=name) for name in ("source", "target")]
+    masks = [keras.Input((5,), name=f"{name}_mask") for name in ("source", "target")]
+    x, y = (
+        keras.layers.Dense(4, name=n)(v) for n, v in zip(("start", "begin"), vectors, strict=True)
+    )
+
+    def attended(one, other, number):
+        return keras.layers.Attention()([one, other], mask=[None, masks[number] > 0])
+
+    for i in range(2):
+        x = keras.layers.Add(name=f"encoder_{i}")([x, keras.layers.Dense(4)(attended(x, x, 0))])
+    for i in range(2):
+        both = attended(attended(y, y, 1), x, 0)
+        y = keras.layers.Add(name=f"decoder_{i}")([y, keras.layers.Dense(4)(both)])
+    model = randomise(keras.Model([*vectors, *masks], y))
+    rng = np.random.default_rng(0)
+    data = [rng.normal(size=(6, 5, 4)).astype("float32") for _ in range(2)]
+    data += [(np.arange(5) < rng.integers(1, 6, (6, 1))).astype("float32") for _ in range(2)]
+    values = tensors(
+        model, ["start", "encoder_0", "encoder_1", "begin", "decoder_0", "decoder_1"], data
+    )
+    blocks = resect.blocks(model, side="encoder_1").level("block")
+    assert blocks.names == ("encoder_0", "encoder_1", "decoder_0", "decoder_1")
+    for row in resect.importance(model, (data,), "influence", blocks=blocks, batch_size=3):
+        counts = data[2] if row.name.startswith("encoder") else data[3]
+        before, after = (values[end] for end in row.ends)
+        assert row.score == pytest.approx(weighted(1 - cosine(before, after), counts), rel=1e-4)
+
+
+@pytest.mark.nobackend
+def test_intervals_hold_the_mean_as_often_as_they_say():
+    """Batches of unequal size, few and many, of numbers that are not normal."""
+    rng = np.random.default_rng(0)
+    for count in (4, 12, 40):
+        held = 0
+        sizes = [32] * (count - 1) + [9]
+        for _ in range(1000):
+            means = [rng.gamma(4, size=size).mean() for size in sizes]
+            found = estimate(means, sizes)
+            held += found.low <= 4 <= found.high
+        assert 0.93 < held / 1000 < 0.97
+
+
 def test_calls_can_be_named_instead_of_blocks():
     model = models.residual_mlp(2)
     data = models.data_of(model, 6)
@@ -194,5 +259,7 @@ def test_what_has_no_meaning_is_refused():
         resect.importance(model, x, "cka", batch_size=3)
     with pytest.raises(resect.SurgeryError, match="weights other than 0 and 1"):
         resect.importance(model, (x, y, np.full(6, 0.5)), "cka")
+    with pytest.raises(resect.SurgeryError, match="'stem': it is the same for all samples"):
+        resect.importance(model, np.ones((6, 5)), "cka")
     with pytest.raises(KeyError, match="is called 'nothing'"):
         resect.importance(model, x, "influence")["nothing"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import weakref
 
 import keras
@@ -62,6 +63,23 @@ def test_what_is_held_is_bounded_whatever_the_size_of_the_data(monkeypatch):
         assert max(found) <= held <= budget
         peaks.append(max(found))
     assert peaks[0] == peaks[1] > 6 * 4 * 64 * 4
+
+
+def test_of_a_batch_that_is_done_only_numbers_are_kept():
+    model = models.residual_mlp(2)
+    scores = swept(model, models.data_of(model, 12)).scores
+    assert [[type(v) for v in losses[:-1]] for losses in scores.losses] == [[float, float]] * 3
+
+
+@pytest.mark.nobackend
+def test_arrays_are_converted_batch_by_batch():
+    x = np.zeros((10_000, 16))
+    tracemalloc.start()
+    count = sum(batch.size for batch in batches((x, x), 100))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert count == 10_000
+    assert peak < x.nbytes / 10
 
 
 def test_alike_segments_are_compiled_once():

@@ -50,9 +50,9 @@ def _items(data: Any, batch_size: int) -> Iterator[Batch]:
     if isinstance(data, keras.utils.PyDataset):
         yield from (_batch(data[i]) for i in range(_length(data)))
     elif isinstance(data, tuple) and not hasattr(data, "_asdict"):
-        yield from _slices(Batch(*_arrays(data)), batch_size)
+        yield from _slices(Batch(*_mapped(_rows_of, data)), batch_size)
     elif hasattr(data, "shape") or isinstance(data, Mapping):
-        yield from _slices(Batch(_arrays(data)), batch_size)
+        yield from _slices(Batch(_mapped(_rows_of, data)), batch_size)
     elif isinstance(data, Iterable):
         yield from (_batch(item) for item in data)
     else:
@@ -86,11 +86,17 @@ def _slices(data: Batch, batch_size: int) -> Iterator[Batch]:
         )
     for begin in range(0, data.size, batch_size):
         part = slice(begin, begin + batch_size)
-        yield Batch(*(_mapped(lambda array: array[part], each) for each in data))  # noqa: B023
+        yield Batch(*_arrays(_mapped(lambda array: array[part], tuple(data))))  # noqa: B023
 
 
 def _mapped(function: Any, structure: Any) -> Any:
     return keras.tree.map_structure(lambda a: None if a is None else function(a), structure)
+
+
+def _rows_of(value: Any) -> Any:
+    """What slices can be taken of, which are read only when they are needed: no copy of it all."""
+    sliced = isinstance(value, np.ndarray) or keras.ops.is_tensor(value)
+    return value if sliced else _array(value)
 
 
 def _arrays(structure: Any) -> Any:

@@ -32,6 +32,9 @@ class Seen(NamedTuple):
     counts: np.ndarray
 
 
+_Batch = tuple[float, float]  # what a batch says, and how much it counts
+
+
 class Watch:
     """Runs a model, and shows what is at some places of it.
 
@@ -46,6 +49,7 @@ class Watch:
         ends = {position[ref] for ref in self.places}
         self._segments = cut(program, ends, {ref: position[ref] + 1 for ref in self.places})
         self._executor = Executor()
+        self._masks = _masks(program, sorted(self.places, key=position.__getitem__))
         self.sizes: list[int] = []
         self.first: Sequence[np.ndarray] = ()
 
@@ -64,12 +68,17 @@ class Watch:
             for ref, array in zip(self.program.inputs, inputs, strict=True)
         }
         weights = _sample_weights(batch)
-        paddings = _paddings(self.program, inputs)
-        found = {ref: _flat(values[ref], weights, paddings) for ref in self.places if ref in values}
+        given = dict(zip(self.program.inputs, inputs, strict=True))
+
+        def seen(ref: Ref, held: Held) -> Seen:
+            masks = [given[mask] for mask in self._masks[ref]]
+            return _flat(held, weights, [mask != 0 for mask in masks if mask is not None])
+
+        found = {ref: seen(ref, values[ref]) for ref in self.places if ref in values}
         for segment in self._segments:
             made, _ = self._executor.run(segment, values)
             new = [ref for ref in self.places if ref in made]
-            found |= {ref: _flat(made[ref], weights, paddings) for ref in new}
+            found |= {ref: seen(ref, made[ref]) for ref in new}
             values = {r: held for r, held in {**values, **made}.items() if r in segment.kept}
         return found
 
@@ -87,11 +96,36 @@ def _sample_weights(batch: Batch) -> np.ndarray:
     return flat[0].reshape(-1).astype("float64")
 
 
-def _paddings(program: Program, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The inputs that say which positions count: `padding_mask` and the like."""
-    names = [ref.call.layer for ref in program.inputs]
-    pairs = zip(names, inputs, strict=True)
-    return [a != 0 for name, a in pairs if name.endswith("mask") and a is not None and a.ndim == 2]
+def _masks(program: Program, places: Sequence[Ref]) -> dict[Ref, Sequence[Ref]]:
+    """For each place the inputs that say which positions count: `padding_mask` and the like.
+
+    Where there are several, as in an encoder with a decoder, it is the one that came in last; at a
+    place before all of them, that of the first place behind it. Of two where neither came in behind
+    the other, both.
+    """
+    masks = [r for r in program.inputs if r.call.layer.endswith("mask") and _rank(program, r) == 2]
+    if len(masks) < 2:
+        return dict.fromkeys(places, masks)
+    behind = {ref: _behind(program, ref).intersection(places) for ref in [*masks, *places]}
+    last: dict[Ref, Sequence[Ref]] = {}
+    for ref in places:
+        seen = [mask for mask in masks if ref in behind[mask]]
+        last[ref] = [m for m in seen if not any(behind[o] < behind[m] for o in seen)]
+    following = {ref: [last[p] for p in places if p in behind[ref] and last[p]] for ref in places}
+    return {ref: last[ref] or next(iter(following[ref]), masks) for ref in places}
+
+
+def _rank(program: Program, ref: Ref) -> int:
+    return len(program.specs[ref].shape)
+
+
+def _behind(program: Program, ref: Ref) -> set[Ref]:
+    """All values that are computed from one."""
+    found = {ref}
+    for step in program.steps:
+        if not found.isdisjoint(step.inputs):
+            found.update(step.outputs)
+    return found - {ref}
 
 
 def _flat(held: Held, weights: np.ndarray, paddings: Sequence[np.ndarray]) -> Seen:
@@ -115,14 +149,12 @@ def influence(
 ) -> Measured:
     """1 − cosine of what enters and what leaves, over the positions that count."""
     watch = Watch(program, [ref for t in targets for ref in (t.start, t.end)])
-    found: list[list[float]] = [[] for _ in targets]
-    counted: list[float] = []
+    found: list[list[_Batch]] = [[] for _ in targets]
     for seen in watch.each(data, batch_size):
         for values, target in zip(found, targets, strict=True):
             values.append(_mean(1 - _cosines(seen, target.start, target.end), seen[target.end]))
-        counted.append(float(seen[targets[0].end].counts.sum()))
     rows = [
-        Row(t.name, t.ends, estimate(values, counted), {}, (t,))
+        Row(t.name, t.ends, estimate(*zip(*values, strict=True)), {}, (t,))
         for t, values in zip(targets, found, strict=True)
     ]
     return Measured(rows, watch.sizes, sample_shapes(program, watch.first))
@@ -140,16 +172,14 @@ def angular(
             "Take fewer, or name the blocks.",
         )
     watch = Watch(program, [ref for t in targets for ref in (t.start, t.end)])
-    found: dict[tuple[int, int], list[float]] = {}
-    counted: list[float] = []
+    found: dict[tuple[int, int], list[_Batch]] = {}
     for seen in watch.each(data, batch_size):
         for first, chain in chains.items():
             for length, last in enumerate(chain, 1):
                 start, end = targets[first].start, targets[last].end
                 angles = np.arccos(np.clip(_cosines(seen, start, end), -1, 1)) / np.pi
                 found.setdefault((first, length), []).append(_mean(angles, seen[end]))
-        counted.append(float(seen[targets[0].end].counts.sum()))
-    estimates = {key: estimate(values, counted) for key, values in found.items()}
+    estimates = {key: estimate(*zip(*values, strict=True)) for key, values in found.items()}
     rows = [
         _span_row([targets[i] for i in chain[:span]], estimates[first, span])
         for first, chain in chains.items()
@@ -200,10 +230,10 @@ def cka(program: Program, targets: Sequence[Target], data: object, batch_size: i
     each: list[np.ndarray] = []
     counted: list[int] = []
     for seen in watch.each(data, batch_size):
-        grams = [_gram(seen[ref]) for ref in places]
+        grams = [_gram(seen[ref], ref) for ref in places]
         counted.append(len(grams[0]))
         each.append(np.array([[unbiased_hsic(a, b) for b in grams] for a in grams]))
-    table = _normalised(np.mean(each, axis=0))
+    table = _normalised(np.average(each, axis=0, weights=counted))
     number = {ref: i for i, ref in enumerate(places)}
     rows = []
     for target in targets:
@@ -228,7 +258,7 @@ def _normalised(hsic: np.ndarray) -> np.ndarray:
     return hsic / own[:, None] / own[None, :]
 
 
-def _gram(seen: Seen) -> np.ndarray:
+def _gram(seen: Seen, ref: Ref) -> np.ndarray:
     """Inner products of the samples, those of weight nothing left out, padding as zeros."""
     weights = seen.counts.max(axis=1)
     if not np.isin(weights, (0, 1)).all():
@@ -243,13 +273,21 @@ def _gram(seen: Seen) -> np.ndarray:
             "Use larger batches, and leave out what is left over.",
         )
     flat = kept.reshape(len(kept), -1)
-    return flat @ flat.T
+    centred = flat - flat.mean(axis=0)  # changes nothing but how much is rounded
+    if np.abs(centred).max() <= 1e-6 * np.abs(flat).max():
+        raise SurgeryError(
+            f"CKA is not defined at '{ref.call.layer}': it is the same for all samples of a batch.",
+            "Leave that block out, use larger batches, or measure by another method.",
+            ref.call.layer,
+        )
+    return centred @ centred.T
 
 
 def _cosines(seen: dict[Ref, Seen], start: Ref, end: Ref) -> np.ndarray:
     return cosines(seen[start].values, seen[end].values)
 
 
-def _mean(values: np.ndarray, seen: Seen) -> float:
-    total = seen.counts.sum()
-    return float((values * seen.counts).sum() / total) if total else 0.0
+def _mean(values: np.ndarray, seen: Seen) -> _Batch:
+    """The mean over the positions that count, and how many those are."""
+    total = float(seen.counts.sum())
+    return float((values * seen.counts).sum() / total) if total else 0.0, total

@@ -26,7 +26,7 @@ class Scores:
 
     Attributes:
         sizes: Number of samples of each batch.
-        losses: For each variant, the loss of each batch.
+        losses: For each variant, the loss of each batch: numbers, of the present batch tensors.
     """
 
     def __init__(self, program: Program, targets: Sequence[Target]) -> None:
@@ -41,7 +41,7 @@ class Scores:
 
     def begin(self, batch: Batch) -> None:
         """Says which batch comes next."""
-        self._batch = batch
+        self._settle()
         self._y, self._weight = (
             _mapped(keras.ops.convert_to_tensor, part) for part in (batch.y, batch.weight)
         )
@@ -75,6 +75,11 @@ class Scores:
         for member, (state, loss) in zip(members, found, strict=True):
             self._states[member] = state
             self.losses[member].append(loss)
+
+    def _settle(self) -> None:
+        """Lets the tensors of the batch before go: there is one for each variant."""
+        for losses in self.losses:
+            losses[-1:] = [float(as_numpy(value)) for value in losses[-1:]]
 
     def _rows(self) -> Any:
         return np.zeros((self.sizes[-1], 0), "float32")  # its shape says how many rows count
@@ -115,8 +120,8 @@ class Scores:
 
     def batch_losses(self) -> np.ndarray:
         """The losses, of shape (variants, batches)."""
-        rows = [[float(as_numpy(v)) for v in row] for row in self.losses]
-        return np.asarray(rows, "float64")
+        self._settle()
+        return np.asarray(self.losses, "float64")
 
 
 def packed(program: Program, tensors: Sequence[Any]) -> Any:

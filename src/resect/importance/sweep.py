@@ -360,5 +360,6 @@ def _together(parts: Sequence[Held]) -> Held:
 
 
 def _padded(array: Any, size: int) -> Any:
-    same = array is None or len(array) == size
-    return array if same else np.resize(array, (size, *array.shape[1:]))
+    if array is None or len(array) == size:
+        return array
+    return np.resize(array, (size, *array.shape[1:]))

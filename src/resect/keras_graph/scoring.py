@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from resect.keras_graph.private import set_keras_mask
 from resect.keras_graph.training import is_compiled, recreated
@@ -81,15 +82,22 @@ class Scorer(keras.Model):
         return found, loss
 
     def results(self, states: Sequence[Any], loss: float) -> dict[str, float]:
-        """What `evaluate(return_dict=True)` returns, for states and the mean of the losses."""
+        """What `evaluate(return_dict=True)` returns, for states and the mean of the losses.
+
+        A metric with a number for each class becomes several: `f1_score[0]`, `f1_score[1]`, ...
+        """
         mapping = [
             (variable, keras.ops.convert_to_tensor(state, variable.dtype))
             for variable, state in zip(self.metrics_variables, states, strict=True)
         ]
         with keras.StatelessScope(state_mapping=mapping):
             found = self.get_metrics_result()
-        arrays: dict[str, Any] = {k: keras.ops.convert_to_numpy(v) for k, v in found.items()}
-        return {name: float(array) for name, array in arrays.items()} | {"loss": loss}
+        numbers: dict[str, float] = {}
+        for name, value in found.items():
+            array: Any = keras.ops.convert_to_numpy(value)
+            for place in np.ndindex(array.shape):  # of a metric for each class, several
+                numbers[name + "".join(f"[{i}]" for i in place)] = float(array[place])
+        return numbers | {"loss": loss}
 
 
 def masked(tensor: Any, mask: Any) -> Any:
