@@ -216,16 +216,18 @@ class Work:
         begin = time.perf_counter()
         model = self._going_on(job)
         costs = None if job.stage else self.costs(model)
+        original = self.model  # which may have to be loaded first, and that draws numbers
         drawn = seeded(self.seed, job.stage + 1)
-        values, numbers = self.training.stage(model, self.model, job.stage, drawn)
+        values, numbers = self.training.stage(model, original, job.stage, drawn)
         if isinstance(self.training, Training) and job.stage + 1 < len(self.training.ends):
             _alive[:] = [((self.token, job.trial, job.stage), model)]
         return Stage(numbers, values, costs, time.perf_counter() - begin)
 
     def variant(self, edits: tuple[Edit, ...], values: Values | None) -> Any:
         """A variant, with those values."""
-        seeded(self.seed, 0)  # new layers begin alike in every variant
-        model = Plan(self.model, edits).apply()
+        plan = Plan(self.model, edits)
+        seeded(self.seed, 0)  # new layers begin alike in every variant, and in every process
+        model = plan.apply()
         if values is None:
             return model
         # Keras counts names up: what is new may have been called otherwise where it was trained.
