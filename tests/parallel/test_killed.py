@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
+import signal
+import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -107,3 +110,16 @@ def test_threads(tmp_path):
     with concurrent.futures.ThreadPoolExecutor(2) as executor:
         found = {o.job.number: o for o in run(square, jobs, executor=executor)}
     assert [found[n].value for n in range(8)] == [0, 1, 4, 9, None, 25, 36, 49]
+
+
+def test_a_process_that_is_killed_while_it_waits_is_replaced():
+    def process(_):
+        return os.getpid()
+
+    (first,) = run(process, [0], workers=1)
+    os.kill(first.value, signal.SIGKILL)
+    while is_alive(first.value):
+        time.sleep(0.05)
+    time.sleep(0.5)  # until loky knows
+    (second,) = run(process, [0], workers=1)
+    assert second.value != first.value

@@ -7,10 +7,12 @@ beside its name, and the name is tried first.
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import functools
 import importlib
 import io
+import os
 import pickle
 import sys
 import types
@@ -164,6 +166,19 @@ def _is_own(path: str) -> bool:
     parts = path.replace("\\", "/").split("/")
     library = f"python{sys.version_info.major}.{sys.version_info.minor}"
     return bool(path) and not {"site-packages", "dist-packages", library} & set(parts)
+
+
+def own_modules_changed(since: float) -> bool:
+    """Whether the file of a module of the user's own was written after a time.
+
+    A process that has imported it goes on with what it was.
+    """
+    for module in tuple(sys.modules.values()):
+        path = getattr(module, "__file__", None) or ""
+        with contextlib.suppress(OSError):
+            if _is_own(path) and os.stat(path).st_mtime > since:
+                return True
+    return False
 
 
 def _named(module: Any, name: str) -> Any:

@@ -12,14 +12,17 @@ import contextlib
 import pickle
 import signal
 import tempfile
-from concurrent.futures import Future
+import time
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from resect.errors import SurgeryError
+from resect.parallel.dumping import own_modules_changed
 from resect.parallel.parcels import Parcel
 from resect.parallel.pools import Pool, Uses, starter, task
 from resect.parallel.settings import cores, environment
@@ -27,7 +30,22 @@ from resect.parallel.settings import cores, environment
 #: Seconds after which a worker without jobs goes.
 IDLE = 120
 
-_idle: list[tuple[dict[str, str], Any]] = []
+
+class _Slot(NamedTuple):
+    """A pool of one process.
+
+    Attributes:
+        environment: What it was started with.
+        pool: The pool.
+        since: When it was made, in seconds since the epoch.
+    """
+
+    environment: dict[str, str]
+    pool: Any
+    since: float
+
+
+_idle: list[_Slot] = []
 
 
 class Local(Pool):
@@ -46,8 +64,8 @@ class Local(Pool):
         _loky()
         self.workers = workers or cores()
         self._environment = environment(self.workers)
-        self._free: list[Any] = []
-        self._busy: dict[Future[bytes], tuple[Any, Parcel, Parcel]] = {}
+        self._free: list[_Slot] = []
+        self._busy: dict[Future[bytes], tuple[_Slot, Parcel, Parcel]] = {}
         self._uses = Uses()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._start = starter()
@@ -59,9 +77,8 @@ class Local(Pool):
         self._settle()
         goods = {**function.goods, **job.goods}
         places = {name: self._stored(name, good) for name, good in goods.items()}
-        slot = self._free.pop() if self._free else self._new()
         order = task(function, job, places)
-        future = slot.submit(self._start, keras.backend.backend(), order)
+        slot, future = self._submitted(self._start, keras.backend.backend(), order)
         self._busy[future] = slot, function, job
         self._uses.begin(job)
         return future
@@ -75,18 +92,33 @@ class Local(Pool):
                     self._path(name, job.goods[name]).unlink()
             broken = not future.cancelled() and self.lost(future.exception() or Exception())
             if broken:
-                slot.shutdown(wait=True, kill_workers=True)
+                _end(slot)
             else:
                 self._free.append(slot)
 
-    def _new(self) -> Any:
-        for i, (started_with, slot) in enumerate(_idle):
-            if started_with == self._environment:
-                del _idle[i]
-                return slot
-        return _loky().ProcessPoolExecutor(
+    def _submitted(self, *call: Any) -> tuple[_Slot, Future[bytes]]:
+        """Has a process do something: one that waits for it and still lives, or else a new one."""
+        for slot in self._waiting():
+            try:
+                return slot, slot.pool.submit(*call)
+            except BrokenExecutor:  # it was killed while it had nothing to do
+                _end(slot)
+        pool = _loky().ProcessPoolExecutor(
             max_workers=1, timeout=IDLE, env=self._environment, initializer=_leave_interrupts
         )
+        slot = _Slot(self._environment, pool, time.time())
+        return slot, pool.submit(*call)
+
+    def _waiting(self) -> Iterator[_Slot]:
+        """Takes the processes without jobs, one by one."""
+        while self._free:
+            yield self._free.pop()
+        for slot in [slot for slot in _idle if slot.environment == self._environment]:
+            _idle.remove(slot)
+            if own_modules_changed(slot.since):
+                _end(slot)
+            else:
+                yield slot
 
     def _path(self, name: str, good: Any) -> Path:
         if self._folder is None:
@@ -108,9 +140,9 @@ class Local(Pool):
     def close(self) -> None:
         self._settle()
         for slot, *_ in self._busy.values():
-            slot.shutdown(wait=True, kill_workers=True)
+            _end(slot)
         self._busy.clear()
-        _idle.extend((self._environment, slot) for slot in self._free)
+        _idle.extend(self._free)
         self._free.clear()
         if self._folder is not None:
             self._folder.cleanup()
@@ -119,8 +151,11 @@ class Local(Pool):
 def let_go() -> None:
     """Ends the processes that wait for jobs to come."""
     while _idle:
-        _, slot = _idle.pop()
-        slot.shutdown(wait=True, kill_workers=True)
+        _end(_idle.pop())
+
+
+def _end(slot: _Slot) -> None:
+    slot.pool.shutdown(wait=True, kill_workers=True)
 
 
 atexit.register(let_go)
