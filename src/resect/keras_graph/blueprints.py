@@ -111,13 +111,13 @@ def made(blueprint: Blueprint) -> Any:
     _require_same([part.kind for part in blueprint.parts], [type(p).__name__ for p in parts])
     for part, new in zip(blueprint.parts, parts, strict=True):
         _furnish(part, new)
-    for part, own in zip(blueprint.parts, variables_of(parts), strict=True):
+    for part, new, own in zip(blueprint.parts, parts, variables_of(parts), strict=True):
         _require_same(sorted(map(_key, part.variables)), sorted((v.name, _shape(v)) for v in own))
-        for (path, array, trainable), variable in zip(
-            part.variables, _in_order(part, own), strict=True
-        ):
+        ordered = _in_order(part, own)
+        for (path, array, trainable), variable in zip(part.variables, ordered, strict=True):
             variable.assign(array)
             variable.trainable, variable._path = trainable, path
+        _sort_variables(new, ordered)
     for new in parts:
         if isinstance(new, keras.layers.Normalization) and new.built:
             new.finalize_state()
@@ -149,6 +149,13 @@ def _in_order(part: Part, own: Sequence[Any]) -> list[Any]:
         left = [v for v in left if v is not variable]
         found.append(variable)
     return found
+
+
+def _sort_variables(layer: Any, order: Sequence[Any]) -> None:
+    """Puts the variables of a layer in an order, by which `get_weights` and JAX's training go."""
+    places = {id(variable): i for i, variable in enumerate(order)}
+    for own in (layer._trainable_variables, layer._non_trainable_variables):
+        list.sort(own, key=lambda variable: places.get(id(variable), len(places)))
 
 
 def _key(variable: Any) -> tuple[str, tuple[int, ...]]:

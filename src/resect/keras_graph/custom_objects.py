@@ -66,6 +66,8 @@ class CustomObjects:
         if isinstance(config, Mapping):
             if config.get("class_name") == "__lambda__":
                 return self._function(config)
+            if set(config) == {"value"} and self._is_lambda(config):  # an activation
+                return self._function({"config": config})
             if "registered_name" in config and "class_name" in config:
                 self._require(config)
             return {key: self.named(value) for key, value in config.items()}
@@ -73,6 +75,11 @@ class CustomObjects:
             plain = tuple if isinstance(config, tuple) else list  # not one that tracks variables
             return plain(self.named(each) for each in config)
         return config
+
+    def _is_lambda(self, config: Mapping[str, Any]) -> bool:
+        written = config["value"]
+        known = [code for code, _ in self._lambdas]
+        return isinstance(written, (list, tuple)) and len(written) == 3 and written[0] in known
 
     def _function(self, config: Mapping[str, Any]) -> dict[str, Any]:
         for serialised, function in self._lambdas:

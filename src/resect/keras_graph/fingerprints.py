@@ -31,7 +31,7 @@ _PASSED_OVER = FRESH_LISTS | {
     "_self_unconditional_checkpoint_dependencies", "_self_unconditional_dependency_names",
     "_self_update_uid", "_self_saveable_object_factories", "_self_name_based_restores",
 }  # fmt: skip
-_ONLY_TRAINING = ("_initializer", "_constraint", "_regularizer")
+ONLY_TRAINING = ("_initializer", "_constraint", "_regularizer")
 _PLAIN = (bool, int, str, bytes, type(None))
 _CONTAINERS = frozenset({list, tuple, dict, set, frozenset}) | TRACKED
 _KNOWN = ("keras.", "keras_hub.")
@@ -133,7 +133,7 @@ def _slots(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _only_matters_before(name: str) -> bool:
-    ends = name != "activity_regularizer" and name.endswith(_ONLY_TRAINING)
+    ends = name != "activity_regularizer" and name.endswith(ONLY_TRAINING)
     return ends or name in _PASSED_OVER
 
 

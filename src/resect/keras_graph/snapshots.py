@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from resect.keras_graph.fingerprints import ONLY_TRAINING, fingerprint
 from resect.keras_graph.reading import has_graph
 
 #: The dtypes that TensorFlow shows the memory of.
@@ -69,14 +70,37 @@ class Snapshot:
 
 
 def imprint(model: Any) -> tuple[Any, ...]:
-    """What is equal as long as nothing of a model has changed; small, unlike a snapshot."""
+    """What is equal as long as nothing of a model has changed; small, unlike a snapshot.
+
+    It holds identities of objects, so it means something only as long as the model lives.
+    """
     optimizer = getattr(model, "optimizer", None)
+    layers = list(model._flatten_layers())
     found = hashlib.blake2b()
-    for variable in [*model.variables, *(() if optimizer is None else optimizer.variables)]:
+    states = [
+        s for s in keras.tree.flatten([vars(la).get("states") for la in layers]) if s is not None
+    ]
+    for variable in [
+        *model.variables,
+        *states,
+        *(() if optimizer is None else optimizer.variables),
+    ]:
         found.update(_bits(_array(variable)).data)
-    flags = [layer.trainable for layer in model._flatten_layers()]
+    flags = [layer.trainable for layer in layers]
     flags += [variable.trainable for variable in model.variables]
-    return found.digest(), tuple(flags), id(getattr(model, "_compile_config", None))
+    seen: dict[int, int] = {}
+    others = [
+        (layer.name, fingerprint(layer, seen), _of_training(layer))
+        for layer in layers
+        if not isinstance(layer, keras.Model)  # they remember what was compiled
+    ]
+    compilation = id(getattr(model, "_compile_config", None))
+    return found.digest(), tuple(flags), tuple(others), compilation
+
+
+def _of_training(layer: Any) -> tuple[int, ...]:
+    """Identities of what a fingerprint passes over: it is about inference."""
+    return tuple(id(value) for name, value in vars(layer).items() if name.endswith(ONLY_TRAINING))
 
 
 def same_value(one: Any, other: Any) -> bool:

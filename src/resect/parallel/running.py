@@ -5,7 +5,14 @@ from __future__ import annotations
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    wait,
+)
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +20,7 @@ from resect.errors import SurgeryError, WorkerError
 from resect.parallel.cluster import Cluster, is_dask
 from resect.parallel.local import Local
 from resect.parallel.outcome import Outcome
-from resect.parallel.parcels import Parcel, packed, unpacked
+from resect.parallel.parcels import Parcel, brought, packed, unpacked
 from resect.parallel.pools import Given, Pool
 from resect.parallel.serial import Serial
 from resect.parallel.worker import Done
@@ -107,6 +114,24 @@ class _Try:
     alone: bool = False
 
 
+def _outcome(each: _Try, answer: bytes) -> Outcome:
+    """What a worker's answer says, if it can be read here."""
+    try:
+        done = Done(*pickle.loads(answer))
+        value = unpacked(done.data, brought(done.goods))
+    except Exception as error:
+        found = WorkerError(
+            f"What the job returned cannot be made again here: {type(error).__name__}: {error}",
+            "Return arrays, numbers, text or a model.",
+        )
+        found.__cause__ = error
+        return Outcome(each.job, error=found, attempts=each.begun)
+    if not done.failed:
+        return Outcome(each.job, value, attempts=each.begun)
+    value.add_note(f"In the worker:\n{done.trace}")
+    return Outcome(each.job, error=value, attempts=each.begun)
+
+
 class _Loop:
     """Gives a pool its jobs, and takes what becomes of them.
 
@@ -182,20 +207,13 @@ class _Loop:
         self.running[future] = each
 
     def _take(self, future: Future[bytes], each: _Try, alone: bool) -> None:
-        try:
-            done = Done(*pickle.loads(future.result()))
-        except BaseException as error:
-            if self.pool.lost(error):
-                self._lost(each, error, alone or self.pool.apart)
-            else:
-                self.ended.append(Outcome(each.job, error=error, attempts=each.begun))
-            return
-        value = unpacked(done.data, done.goods.__getitem__)
-        if done.failed:
-            value.add_note(f"In the worker:\n{done.trace}")
-            self.ended.append(Outcome(each.job, error=value, attempts=each.begun))
+        error = CancelledError() if future.cancelled() else future.exception()
+        if error is None:
+            self.ended.append(_outcome(each, future.result()))
+        elif self.pool.lost(error):
+            self._lost(each, error, alone or self.pool.apart)
         else:
-            self.ended.append(Outcome(each.job, value, attempts=each.begun))
+            self.ended.append(Outcome(each.job, error=error, attempts=each.begun))
 
     def _lost(self, each: _Try, error: BaseException, guilty: bool) -> None:
         if guilty and (each.begun >= self.attempts or self.pool.final(error)):

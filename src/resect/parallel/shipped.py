@@ -12,13 +12,16 @@ from typing import Any
 import keras
 
 from resect.errors import CopyError, SurgeryError
+from resect.keras_graph.blueprints import parts_of
+from resect.keras_graph.likeness import unlike
 from resect.keras_graph.snapshots import imprint
+from resect.keras_graph.state import title
 from resect.parallel.dumping import assembled, dumped, dumped_layer, loaded_layer
 
 #: How many models a process keeps.
 KEPT = 4
 
-_models: OrderedDict[str, tuple[Any, tuple[Any, ...]]] = OrderedDict()
+_models: OrderedDict[tuple[str, str], tuple[Any, tuple[Any, ...]]] = OrderedDict()
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -61,7 +64,7 @@ class Shipped:
     def __init__(self, model: Any) -> None:
         try:
             data = dumped_layer(model)
-            objects = dumped(_checked(data))
+            objects = dumped(_checked(model, data))
         except SurgeryError as error:
             request = f"Cannot ship {type(model).__name__} '{model.name}'."
             raise error.asking(request) from error
@@ -79,21 +82,29 @@ class Shipped:
         It is loaded once for all jobs that a process does, and again if one of them has changed it:
         edit it (edits leave their source alone) or clone it, rather than train it.
         """
-        kept = _models.pop(self.digest, None)
+        return self.kept("")
+
+    def kept(self, which: str) -> Any:
+        """One of several such models in this process, loaded once, and again if it was changed."""
+        kept = _models.pop((self.digest, which), None)
         if kept is None or kept[1] != imprint(kept[0]):
-            model = loaded_layer(self.data)
+            model = self.fresh()
             kept = model, imprint(model)
-        _models[self.digest] = kept
+        _models[self.digest, which] = kept
         while len(_models) > KEPT:
             _models.popitem(last=False)
         return kept[0]
+
+    def fresh(self) -> Any:
+        """A model that nobody else has."""
+        return loaded_layer(self.data)
 
     def scope(self) -> AbstractContextManager[Any]:
         """Within it, Keras knows the classes and functions that the model is made of."""
         return keras.saving.custom_object_scope(pickle.loads(self.objects))
 
 
-def _checked(data: bytes) -> dict[str, Any]:
+def _checked(model: Any, data: bytes) -> dict[str, Any]:
     """The classes and functions of a model that can be made again.
 
     Raises:
@@ -101,12 +112,21 @@ def _checked(data: bytes) -> dict[str, Any]:
     """
     try:
         blueprint, compilation = pickle.loads(data)
-        assembled(blueprint, compilation)
+        again = assembled(blueprint, compilation)
     except SurgeryError:
         raise
     except Exception as error:
+        said = str(error).partition("\n")[0]  # Keras goes on with the whole configuration
         raise CopyError(
-            f"Making it again from its configuration fails: {type(error).__name__}: {error}",
+            f"Making it again from its configuration fails: {type(error).__name__}: {said}",
             "Give its class a get_config that describes it, and a build that makes its variables.",
         ) from error
+    for layer, other in zip(parts_of(model), parts_of(again), strict=True):
+        for name in unlike(layer, other):
+            raise CopyError(
+                f"{title(layer)} has another '{name}' when it is made again: its configuration "
+                "does not say it.",
+                "Have its class take it as an argument, and its get_config say it.",
+                layer.name,
+            )
     return dict(blueprint.objects)

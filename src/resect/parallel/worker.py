@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from resect.errors import WorkerError
-from resect.parallel.parcels import packed, unpacked
+from resect.parallel.parcels import Good, brought, packed, unpacked
 from resect.parallel.settings import PROCESS, Settings
 from resect.parallel.shipped import Shipped
 
@@ -87,13 +87,13 @@ def _performed(order: Task, goods: Sequence[Any]) -> Done:
             order.settings.require_same()
             order.settings.apply()
             _leave_what_is_loaded()
-        held = {name: _held(name, place, goods) for name, place in order.places.items()}
         with contextlib.ExitStack() as stack:
+            held = {name: _held(name, place, goods) for name, place in order.places.items()}
             for each in held.values():
                 if isinstance(each, Shipped):
                     stack.enter_context(each.scope())
-            function = unpacked(order.function, held.__getitem__)
-            value = function(unpacked(order.job, held.__getitem__))
+            function = unpacked(order.function, _giver(held, "function"))
+            value = function(unpacked(order.job, _giver(held, "job")))
             return Done(*_sent(value, f"What {_name(function)} returned"))
     except BaseException as error:  # SystemExit too: the job's end, not the worker's
         return _failed(error)
@@ -118,17 +118,33 @@ def _failed(error: BaseException) -> Done:
     trace = "".join(traceback.format_exception(error))
     try:
         parcel = packed(error, "The error")
-        unpacked(parcel.data, parcel.goods.__getitem__)
+        unpacked(parcel.data, brought(parcel.goods))
     except Exception:  # an exception that cannot be pickled, or not be made again
         text = f"{type(error).__name__}: {error}"
         parcel = packed(WorkerError(text, "The exception itself cannot travel."), "The error")
     return Done(parcel.data, True, parcel.goods, trace)
 
 
+def _giver(held: Mapping[str, Any], which: str) -> Good:
+    """Gives goods to what a parcel holds: models that are kept here, and arrays of its own."""
+
+    def good(kind: str, name: str, number: int) -> Any:
+        found = held[name]
+        if kind == "model":
+            return found.kept(f"{which} {number}")
+        if kind == "shipped":
+            return found
+        if isinstance(found, str):
+            return np.load(found, mmap_mode="c").view(np.ndarray)  # processes share the memory
+        return found.copy()
+
+    return good
+
+
 def _held(name: str, place: str | int, goods: Sequence[Any]) -> Any:
-    """A good: an array that no other job can have written into, or a model that is kept here."""
+    """A good: an array, or the path of its file; or a model, of which some are kept here."""
     if isinstance(place, str) and place.endswith(".npy"):
-        return np.load(place, mmap_mode="c").view(np.ndarray)  # all processes share the memory
+        return place
     if name not in _kept:
         if isinstance(place, str):
             with open(place, "rb") as file:
@@ -136,7 +152,7 @@ def _held(name: str, place: str | int, goods: Sequence[Any]) -> Any:
         else:
             found = goods[place]
         if isinstance(found, np.ndarray):
-            return found.copy()
+            return found
         _kept[name] = pickle.loads(found) if isinstance(found, bytes) else found
         while len(_kept) > KEPT:
             _kept.popitem(last=False)
