@@ -61,8 +61,8 @@ class Setting:
     seeds: int = 5
     blocks: int = 6
     units: int = 128
-    epochs: int = 40
-    trials: int = 24
+    epochs: int = 30
+    trials: int = 16
 
 
 QUICK = Setting(seeds=2, blocks=2, units=8, epochs=2, trials=2)
