@@ -152,7 +152,9 @@ class Times(layers.Layer):
 
 
 @pytest.mark.parametrize(
-    "factor", [{"by": 3.0}, np.float32(3), lambda x: 3 * x, keras.initializers.Ones()], ids=str
+    "factor",
+    [{"by": 3.0}, np.float32(3), lambda x: 3 * x, keras.initializers.Ones()],
+    ids=["dict", "number", "function", "object"],
 )
 def test_what_no_configuration_says_is_refused(factor):
     model = keras.Sequential([keras.Input((4,)), Times(name="times")])
