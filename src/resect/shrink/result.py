@@ -168,7 +168,7 @@ class Shrunk(Sequence[Step]):
                 the cost is not known.
             ImportError: Matplotlib is not installed.
         """
-        from resect.plots import pareto  # pyright: ignore[reportMissingImports]
+        from resect.plots import pareto
 
         names = [*self.steps[0].after]
         y = y or next((name for name in names if name != "loss"), "loss")
