@@ -9,13 +9,17 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# The models are small, and the backends run side by side. One thread each is fastest, and sums in
-# the same order every time. Read by the libraries as they are imported, so set before that.
+# The models are small, and processes run side by side. One thread each is fastest, and sums in the
+# same order every time. Read by the libraries as they are imported, so set before that.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
-# JAX compiles every new shape, and here that is most of what there is to do: half the time without.
+# JAX compiles every new shape, and here that is most of what there is to do: code that is made
+# quickly serves better than code that runs quickly. XLA ends the process for flags unknown to it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if os.environ["KERAS_BACKEND"] == "jax":
+    _FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ.setdefault("XLA_FLAGS", _FLAGS)
 
 import gc
 
