@@ -7,6 +7,7 @@
     distilling  training towards what another model says
     recovery    what makes a model good again after a block has gone
     identity    what makes two requests the same one
+    locking     one process at a time in a folder
     journal     what has been done so far, in memory or in a folder
     paths       what may go from a plan, and how its calls are spelled
     work        measuring, ranking, cutting, recovering
@@ -36,18 +37,20 @@ from resect.keras_graph.scoring import why_not_scored
 from resect.keras_graph.training import is_compiled
 from resect.lookup import resolve_one
 from resect.parallel import Serial
+from resect.plan import Plan
 from resect.select import Place
 from resect.shrink.feeding import Data, data_of
 from resect.shrink.goals import COSTS, Drop, checked, direction_of, goals_of
-from resect.shrink.identity import model_identity
+from resect.shrink.identity import code_of, model_identity
 from resect.shrink.journal import FolderJournal, Journal
 from resect.shrink.measures import Costs, is_measured, shapes_in, why_not_measured
+from resect.shrink.paths import longer
 from resect.shrink.recovery import Distill, FineTune, described, recovery_of
 from resect.shrink.result import Shrunk, Step
 from resect.shrink.session import Node, Session
-from resect.shrink.strategies import REACHED, STRATEGIES, Strategy, Way, beam, greedy, one_shot
+from resect.shrink.strategies import STRATEGIES, Strategy, Way, beam, greedy, one_shot
 from resect.shrink.work import Work
-from resect.verbs import read
+from resect.verbs import clone, read
 
 __all__ = ["Distill", "Drop", "FineTune", "Shrunk", "Step", "shrink"]
 
@@ -86,10 +89,10 @@ def shrink(
     tried, `tries` of them.
 
     Strategies: `"greedy"` measures importance anew after each removal. `"one-shot"` measures it
-    once, and recovers once, at the end; drops are judged as cut. `"beam"` tries the `width` least
-    important blocks of each of the `width` best models (by loss; of models that are not measured,
-    by the sum of scores), and ends with the best of those that reach the target first; a set of
-    blocks is tried once, whatever the order.
+    once, and recovers once, at the end; drops are judged as cut, and a recovery that breaks one is
+    not kept. `"beam"` tries the `width` least important blocks of each of the `width` best models
+    (by loss; of models that are not measured, by the sum of scores), and ends with the best of those
+    that reach the target first; a set of blocks is tried once, whatever the order.
 
     Every step begins with the plan so far, applied to the original, and the weights and optimizer
     state that the step before has left. What recovery compiles a model with is its own business.
@@ -136,7 +139,7 @@ def shrink(
         NoMatchError: There are no blocks that could go.
         SurgeryError: The model is not compiled, and something was asked for that needs a loss; the
             data cannot be gone through twice; the target has no meaning for the model; the folder
-            holds the steps of another request.
+            holds the steps of another request, or another process is at it.
         ValueError: An argument has no meaning.
 
     Example:
@@ -161,7 +164,7 @@ def shrink(
     held_out = given if validation is None else data_of(validation, batch_size, "validation")
     _check_loss(model, given, method)
     work = Work(
-        model=model,
+        model=clone(model),  # which nobody trains or compiles on the way, or later
         data=given,
         validation=held_out,
         recover=recovery_of(recover, model, given),
@@ -174,13 +177,14 @@ def shrink(
     )
     asked = {"strategy": strategy, "width": width, "tries": tries, "target": target}
     journal = Journal() if folder is None else FolderJournal(folder, _header(work, asked))
-    session = Session(work, journal, _executor(executor))
-    costs, numbers = session.start()
-    session.goals = goals_of(target, costs, numbers, model)
-    run = {"greedy": greedy, "one-shot": one_shot, "beam": partial(beam, width=width)}[strategy]
-    way = run(session, costs, tries)
-    found = _result(session, way, costs, numbers, strategy)
-    if session.goals.costs and way.ended != REACHED:
+    with journal:
+        session = Session(work, journal, _executor(executor))
+        costs, numbers = session.start()
+        session.goals = goals_of(target, costs, numbers, model)
+        run = {"greedy": greedy, "one-shot": one_shot, "beam": partial(beam, width=width)}[strategy]
+        way = run(session, costs, tries)
+    found = _result(session, way, costs, numbers, longer(Plan(model), way.node.path), strategy)
+    if session.goals.costs and not session.goals.reached(way.costs or costs):
         raise _unreached(found)
     return found
 
@@ -234,6 +238,7 @@ def _header(work: Work, asked: Mapping[str, Any]) -> dict[str, Any]:
         "data": work.data.description(),
         "validation": work.validation.description(),
         "recover": described(work.recover),
+        "recover code": code_of(work.recover),
         "method": work.method,
         **asked,
         "target": target,
@@ -244,7 +249,12 @@ def _header(work: Work, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _result(
-    session: Session, way: Way, costs: Costs, numbers: Mapping[str, float], strategy: str
+    session: Session,
+    way: Way,
+    costs: Costs,
+    numbers: Mapping[str, float],
+    plan: Plan,
+    strategy: str,
 ) -> Shrunk:
     work = session.work
     graph = work.plan.source
@@ -267,7 +277,7 @@ def _result(
         measured_on="data" if work.validation is work.data else "validation",
         steps=(first, *(_step(i, r) for i, r in enumerate(way.removals, 1))),
         better=better,
-        plan=work.plan_of(way.node.path),
+        plan=plan,
         make=lambda number: session.model_at(nodes[number]),
     )
 

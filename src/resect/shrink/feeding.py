@@ -87,16 +87,30 @@ def data_of(given: Any, batch_size: int, what: str) -> Data:
     if isinstance(given, tuple):
         given = tuple(_mapped(_array, part) for part in given)
     elif isinstance(given, Sequence) and not isinstance(given, keras.utils.PyDataset):
-        given = [item if isinstance(item, tuple) else (item,) for item in given]
+        given = [_item(item) for item in given]
     elif not _is_known(given):
         raise SurgeryError(
             f"{what} is a {type(given).__name__}, which Keras does not train on.",
             "Give arrays as a tuple (x, y), a list of batches, a tf.data.Dataset, a DataLoader or "
             "a PyDataset.",
         )
+    cardinality: Any = getattr(given, "cardinality", None)
+    if cardinality is not None and int(cardinality()) == -1:
+        raise SurgeryError(
+            f"{what} is a {type(given).__name__} without an end, and every step goes through all "
+            "of it.",
+            f"Leave out repeat(), or take so many batches: {what}.take(100).",
+        )
     data = Data(given, batch_size)
     next(data.batches())  # says what is wrong with it
     return data
+
+
+def _item(item: Any) -> tuple[Any, ...]:
+    """A batch of a list as a tuple, also one that a DataLoader has collated to a list."""
+    if isinstance(item, list) and all(hasattr(part, "shape") for part in item) and len(item) < 4:
+        return tuple(item)
+    return item if isinstance(item, tuple) else (item,)
 
 
 def _is_known(given: Any) -> bool:
@@ -119,6 +133,10 @@ class Slices(keras.utils.PyDataset):
         super().__init__()
         self.arrays, self.size = arrays, batch_size
         self.order = np.arange(arrays.size) if rng is None else rng.permutation(arrays.size)
+
+    def shuffle(self, order: int) -> None:
+        """Draws another order from a seed."""
+        self.order = np.random.default_rng(order).permutation(self.arrays.size)
 
     def __len__(self) -> int:
         return -(-self.arrays.size // self.size)

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import keras
+import numpy as np
 
 from resect.errors import SurgeryError
 from resect.keras_graph.training import compiled_with
 from resect.shrink.measures import Costs, Numbers
 
 Better = Literal["higher", "lower"]
+
+_NUMBERS = (int, float, np.integer, np.floating)
 
 COSTS = ("parameters", "multiply_adds", "latency", "latency_seconds")
 
@@ -77,7 +80,8 @@ class Goals:
         """Whether all costs are as low as they are to be; never, where none was named."""
         if not self.costs:
             return False
-        return all((costs.of(name) or 0) <= most for name, most in self.costs.items())
+        found = {name: costs.of(name) for name in self.costs}
+        return all(v is not None and v <= self.costs[name] for name, v in found.items())
 
     def broken(self, numbers: Numbers) -> str:
         """Which permitted drop is exceeded, in words; `""` if none is."""
@@ -111,7 +115,7 @@ def checked(target: Any) -> dict[str, Any]:
         )
     for name, value in target.items():
         number = value.by if isinstance(value, Drop) else value
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not number >= 0:
+        if isinstance(number, bool) or not isinstance(number, _NUMBERS) or not number >= 0:
             raise ValueError(f"The target for {name!r} must be a number from 0 on, not {value!r}.")
         if name in COSTS and (isinstance(value, Drop) or number == 0):
             raise ValueError(f"The target for {name!r} must be a number above 0, not {value!r}.")
@@ -120,7 +124,14 @@ def checked(target: Any) -> dict[str, Any]:
                 f"The target for 'latency' is a fraction of the original's, not {value!r}: for an "
                 "absolute time say 'latency_seconds'."
             )
-    return dict(target)
+    return {name: _native(value) for name, value in target.items()}
+
+
+def _native(value: Any) -> Any:
+    """A number as Python's own, which JSON knows."""
+    if isinstance(value, Drop):
+        return Drop(float(value.by), value.better)
+    return value if isinstance(value, int) else float(value)
 
 
 def goals_of(target: Mapping[str, Any], costs: Costs, numbers: Numbers, model: Any) -> Goals:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from resect.errors import SurgeryError
+from resect.shrink.locking import Lock
 from resect.shrink.values import Values
 
 _HEADER, _LOG = "shrink.json", "log.jsonl"
@@ -28,6 +29,12 @@ class Journal:
     def __init__(self) -> None:
         self.entries: dict[str, dict[str, Any]] = {}
         self._values: dict[str, Values] = {}
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Lets others go on; what was recorded can still be read."""
 
     def recall(self, key: str) -> dict[str, Any] | None:
         """What was recorded under a key."""
@@ -60,13 +67,24 @@ class FolderJournal(Journal):
         header: What was asked for, as JSON: another request in the same folder is refused.
 
     Raises:
-        SurgeryError: The folder holds the results of another request.
+        SurgeryError: The folder holds the results of another request, or somebody else is at it.
     """
 
     def __init__(self, folder: Any, header: Mapping[str, Any]) -> None:
         super().__init__()
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock(self.folder)
+        try:
+            self._read(header)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def _read(self, header: Mapping[str, Any]) -> None:
         for left in self.folder.glob("*.tmp"):
             left.unlink()
         self._open(json.loads(json.dumps(header)))
@@ -77,7 +95,7 @@ class FolderJournal(Journal):
     def _open(self, header: dict[str, Any]) -> None:
         path = self.folder / _HEADER
         if path.exists():
-            found = list(differences(json.loads(path.read_text()), header))
+            found = list(differences(self._header(path), header))
             if found:
                 raise SurgeryError(
                     f"The folder '{self.folder}' holds the steps of another request: "
@@ -92,6 +110,15 @@ class FolderJournal(Journal):
             )
         else:
             self._write(_HEADER, json.dumps(header, indent=2).encode())
+
+    def _header(self, path: Path) -> Any:
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SurgeryError(
+                f"'{path}' is damaged, so nothing says what the folder holds: {error}",
+                "Name another folder.",
+            ) from error
 
     def _sound(self) -> Iterator[tuple[dict[str, Any], int]]:
         """The entries of the log that are whole, each with where its line ends."""

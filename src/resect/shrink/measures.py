@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from resect.cost import profile
-from resect.errors import EditError
+from resect.errors import EditError, SurgeryError
 from resect.importance.data import batches, flat_inputs
 from resect.keras_graph.scoring import why_not_scored
 from resect.keras_graph.training import is_compiled
@@ -85,8 +87,19 @@ def is_measured(model: Any, data: Any, batch_size: int) -> bool:
 
 
 def numbers_of(model: Any, data: Data, measured: bool) -> dict[str, float]:
-    """Loss and metrics of a model, as `evaluate` says them; none where it has none."""
+    """Loss and metrics of a model, as `evaluate` says them; none where it has none.
+
+    Raises:
+        SurgeryError: A metric is not one number.
+    """
     if not measured:
         return {}
     found = model.evaluate(data.feed(), verbose=0, return_dict=True)
+    for name, value in found.items():
+        if np.ndim(value):
+            raise SurgeryError(
+                f"The metric '{name}' gives {np.size(value)} numbers, and one is needed to tell "
+                "which model is better.",
+                'Have it give their mean, as with F1Score(average="macro"), or leave it out.',
+            )
     return {name: float(value) for name, value in found.items()}

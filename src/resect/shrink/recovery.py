@@ -11,9 +11,9 @@ import keras
 
 from resect.errors import SurgeryError
 from resect.shrink.distilling import Distiller, Kind, kinds_of
-from resect.shrink.feeding import Data, seeded
+from resect.shrink.feeding import Data, Slices, seeded
 from resect.shrink.measures import why_not_measured
-from resect.shrink.values import Values, fit_together, values_of
+from resect.shrink.values import Values, fit_together, reseed, trained_by, values_of
 from resect.verbs import clone
 
 
@@ -124,9 +124,12 @@ def recovery_of(recover: Any, model: Any, data: Data) -> Recover:
 def recovered(recover: Any, model: Any, original: Any, data: Data, seed: int) -> Values:
     """The values of a model after recovery. The model is spent; the original is as it was.
 
+    Its random numbers begin anew, from the seed.
+
     Raises:
         SurgeryError: The user's function returned another model.
     """
+    reseed(model, seed)
     if isinstance(recover, (FineTune, Distill)):
         if recover.learning_rate is None:
             recover.train(model, original, data, seed)
@@ -138,6 +141,7 @@ def recovered(recover: Any, model: Any, original: Any, data: Data, seed: int) ->
         return values_of(model)
     before = values_of(model)
     optimizer = getattr(model, "optimizer", None)
+    trained = [id(variable) for variable in model.trainable_variables]
     seeded(seed)
     takes_original = "original" in inspect.signature(recover).parameters
     found = recover(model, original=clone(original)) if takes_original else recover(model)
@@ -148,7 +152,7 @@ def recovered(recover: Any, model: Any, original: Any, data: Data, seed: int) ->
             "Return the model, or nothing: then it is the one that was given.",
         )
     fit_together(found, before)
-    if getattr(found, "optimizer", None) is optimizer:
+    if getattr(found, "optimizer", None) is optimizer and trained_by(optimizer) in (None, trained):
         return values_of(found)
     own = values_of(found)
     return Values(own.paths, own.arrays, before.optimizer, before.started)
@@ -163,10 +167,27 @@ def described(recover: Any) -> Any:
     return f"function {getattr(recover, '__qualname__', type(recover).__qualname__)}"
 
 
+class _Seeds(keras.callbacks.Callback):
+    """Has each epoch begin with a seed of its own.
+
+    One call of `fit` does all epochs: what Keras does at the end of training, as with the averages
+    of an optimizer, it is to do once.
+    """
+
+    def __init__(self, feed: Any, seed: int) -> None:
+        super().__init__()
+        self.feed, self.seed = feed, seed
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        order = seeded(self.seed, epoch)
+        if isinstance(self.feed, Slices):
+            self.feed.shuffle(order)
+
+
 def _fit(model: Any, data: Data, epochs: int, seed: int) -> None:
-    for epoch in range(epochs):
-        order = seeded(seed, epoch)
-        model.fit(data.feed(order), epochs=1, shuffle=False, verbose=0)
+    feed = data.feed(seed)
+    seeds = _Seeds(feed, seed)
+    model.fit(feed, epochs=epochs, shuffle=False, verbose=0, callbacks=[seeds])
 
 
 def _check_rate(model: Any, rate: float | None) -> None:

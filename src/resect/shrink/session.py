@@ -102,8 +102,7 @@ class Session:
     def attempts(self, wanted: Sequence[tuple[Node, Ends, int]]) -> list[Attempt]:
         """Several that do not depend on each other, by all workers.
 
-        A worker has a copy of the original that was saved and loaded, which loses seeds: so jobs
-        bring all values with them.
+        Jobs bring all values with them: they do not depend on what a worker has of the original.
         """
         jobs = (
             Job(node.path, self._values(node) or values_of(self.work.model), ends, seed)

@@ -144,9 +144,10 @@ def _recovered_once(session: Session, way: Way) -> Way:
     *others, last = way.removals
     node, after = session.recovery(last.node)
     broken = session.goals.broken(after)
+    if broken:
+        return way.ending(f"{way.ended}, as cut: after recovery, {broken}")
     last = replace(last, node=node, attempt=replace(last.attempt, after=after))
-    why = f"after recovery, {broken}" if broken else way.ended
-    return Way((*others, last), why)
+    return Way((*others, last), way.ended)
 
 
 def beam(session: Session, start: Costs, tries: int, width: int = 3) -> Way:

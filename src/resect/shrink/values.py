@@ -12,7 +12,8 @@ import numpy as np
 
 from resect.errors import SurgeryError
 
-_SEED = "seed_generator_state"
+#: The name of what a generator of random numbers keeps.
+SEED = "seed_generator_state"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +80,22 @@ def give(model: Any, values: Values) -> Any:
     return model
 
 
+def reseed(model: Any, seed: int) -> None:
+    """Has all generators of random numbers in a model begin anew."""
+    states = [variable for variable in model.variables if _path(variable) == SEED]
+    for number, state in enumerate(states):
+        drawn = int(np.random.SeedSequence((seed, number)).generate_state(1)[0]) % 2**31
+        state.assign(np.array([drawn, 0]))
+
+
+def trained_by(optimizer: Any) -> list[int] | None:
+    """Identities of the variables that an optimizer was built for; `None` if it was not built."""
+    if optimizer is None or not getattr(optimizer, "built", False):
+        return None
+    inner = getattr(optimizer, "inner_optimizer", None)
+    return [id(v) for v in (inner or optimizer)._trainable_variables]
+
+
 def fit_together(model: Any, values: Values) -> None:
     """Raises if a model has other variables than those.
 
@@ -106,7 +123,7 @@ def _assign(variables: Sequence[Any], arrays: Sequence[np.ndarray]) -> None:
 def _path(variable: Any) -> str:
     """Its path; of a seed, whose generator Keras numbers in every session, only what it is."""
     path = variable.path
-    return _SEED if path.endswith(_SEED) else path
+    return SEED if path.endswith(SEED) else path
 
 
 def _array(variable: Any) -> np.ndarray:
