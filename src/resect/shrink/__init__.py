@@ -91,8 +91,8 @@ def shrink(
     Strategies: `"greedy"` measures importance anew after each removal. `"one-shot"` measures it
     once, and recovers once, at the end; drops are judged as cut, and a recovery that breaks one is
     not kept. `"beam"` tries the `width` least important blocks of each of the `width` best models
-    (by loss; of models that are not measured, by the sum of scores), and ends with the best of those
-    that reach the target first; a set of blocks is tried once, whatever the order.
+    (by loss; of models that are not measured, by the sum of scores), and ends with the best of
+    those that reach the target first; a set of blocks is tried once, whatever the order.
 
     Every step begins with the plan so far, applied to the original, and the weights and optimizer
     state that the step before has left. What recovery compiles a model with is its own business.
