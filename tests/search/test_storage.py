@@ -133,6 +133,18 @@ def test_a_study_of_somebody_elses_is_left_alone(tmp_path):
         search(path)
 
 
+def test_one_at_a_time(tmp_path):
+    def objective(model):
+        with pytest.raises(SurgeryError, match="Somebody else is at work"):
+            search(tmp_path / "study.sqlite", lambda model: 0.0, goals=None)
+        return 0.0
+
+    options = dict(goals=None, trials=1, at_once=1)
+    assert len(search(tmp_path / "study.sqlite", objective, **options)) >= 1
+    other = search(tmp_path / "study.sqlite", lambda model: 0.0, study="other", **options)
+    assert len(other) >= 1
+
+
 def test_urls_and_storages_of_optunas(tmp_path, whole):
     url = f"sqlite:///{tmp_path / 'other.sqlite'}"
     found = search(url, values=tmp_path / "values")

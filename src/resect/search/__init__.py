@@ -154,7 +154,8 @@ def search(
         ReadError: The model cannot be read as a graph.
         NoMatchError: A choice names what is not there.
         SurgeryError: Optuna is not installed; the model is not compiled; the study holds another
-            request; nothing of the space can be made; a goal has no meaning.
+            request, or another process searches it; nothing of the space can be made; a goal has
+            no meaning.
         ValueError: An argument has no meaning.
 
     Example:
@@ -189,14 +190,15 @@ def search(
     _check_stop(stop, sought)
     kept, path = storage_of(storage)
     request = _request(model, chosen, training, sought, rules, sampler, seed)
-    notebook = Notebook(kept, study, request, sought)
     store = Memory() if path is None and values is None else Folder(values or _beside(path, study))
     workers = _executor(executor)
     if not isinstance(workers, Serial):
         work = Work(Shipped(model), training, seed, work.shapes, work.latency)
-    session = Session(work, chosen, sought, rules, notebook, store, workers)
-    session.run()
-    return _result(session, before)
+    with store.alone():
+        notebook = Notebook(kept, study, request, sought)
+        session = Session(work, chosen, sought, rules, notebook, store, workers)
+        session.run()
+        return _result(session, before)
 
 
 def _check(**numbers: int) -> None:

@@ -13,6 +13,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from resect.errors import SurgeryError
 from resect.search.goals import Goals
 from resect.shrink.journal import differences, packed, unpacked
+from resect.shrink.locking import Lock
 from resect.shrink.values import Values
 
 #: Where a search is kept, where nothing else is said.
@@ -227,6 +229,10 @@ class Memory:
     def __init__(self) -> None:
         self._values: dict[str, Values] = {}
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Within it, nobody else searches what is kept here."""
+        return contextlib.nullcontext()
+
     def keep(self, key: str, values: Values) -> str:
         """Keeps what a model holds; returns what tells whether it is sound."""
         self._values[key] = values
@@ -246,15 +252,23 @@ class Folder(Memory):
     """What models hold, in files.
 
     Args:
-        path: The folder; made when there is something to keep.
+        path: The folder.
     """
 
     def __init__(self, path: Any) -> None:
         super().__init__()
         self.path = Path(path)
 
-    def keep(self, key: str, values: Values) -> str:
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
         self.path.mkdir(parents=True, exist_ok=True)
+        lock = Lock(self.path)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def keep(self, key: str, values: Values) -> str:
         data = packed(values)
         part = self.path / f"{key}.tmp"
         with part.open("wb") as file:
