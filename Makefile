@@ -44,7 +44,7 @@ demo: .venv-demo/.stamp ## Run examples/demo.py in an environment of its own (JA
 ##@ Check it
 
 .PHONY: test
-test: $(READY) ## Run the tests on all backends; BACKEND=torch for one, JOBS=3 side by side, ARGS='-k pop' for pytest
+test: $(READY) ## Run the tests on all backends; BACKEND=torch for one, JOBS=2 for two processes, ARGS='-k pop' for pytest
 	@PYTHONPATH=src:. $(BIN)/python -m tools.run_tests --backends "$(BACKENDS)" --jobs $(JOBS) -- $(ARGS)
 
 .PHONY: test-min

@@ -1,9 +1,10 @@
-"""Runs the test suite once per backend, each in a process of its own, and sums up.
+"""Runs the test suite once per backend, one after the other, and sums up.
 
     python -m tools.run_tests --backends "jax torch" --jobs 2 -- -x tests/test_plan.py
 
-What follows `--` goes to pytest. Tests marked `nobackend` run with the first backend only. The exit
-status is 0 if every backend passed.
+With several jobs the tests of a backend are divided among that many processes. What follows `--`
+goes to pytest. Tests marked `nobackend` run with the first backend only. The exit status is 0 if
+every backend passed.
 """
 
 from __future__ import annotations
@@ -13,10 +14,8 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 BACKENDS = ("jax", "tensorflow", "torch")
@@ -47,53 +46,41 @@ class Outcome:
         return f"{self.backend:<12}{word:<8}{self.seconds:7.0f} s   {self.counts}"
 
 
-class Runner:
-    """Starts the processes, shows what they print, and stops them when interrupted.
+def run(backend: str, first: bool, jobs: int, pytest_args: Sequence[str]) -> Outcome:
+    """Runs the suite on one backend, to the end, and shows what it prints."""
+    command = [sys.executable, "-m", "pytest"]
+    command += [] if first else ["--skip-nobackend"]
+    command += ["--color=yes"] if sys.stdout.isatty() else []
+    # Each process begins with a stretch of the suite, so tests of one file share their fixtures;
+    # the first that is done takes tests from the end of another's stretch.
+    command += ["-n", str(jobs), "--dist", "worksteal"] if jobs > 1 else []
+    begin = time.monotonic()
+    process = subprocess.Popen(
+        [*command, *pytest_args],
+        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    try:
+        counts = _show(process)
+        status = process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
+    return Outcome(backend, status, counts, time.monotonic() - begin)
 
-    Args:
-        pytest_args: Arguments for pytest.
-        label: Whether to put the backend's name in front of each line.
-    """
 
-    def __init__(self, pytest_args: Sequence[str], label: bool) -> None:
-        self.pytest_args = pytest_args
-        self.label = label
-        self.processes: list[subprocess.Popen[str]] = []
-        self._printing = threading.Lock()
-
-    def run(self, backend: str, first: bool) -> Outcome:
-        """Runs the suite on one backend, to the end."""
-        command = [sys.executable, "-m", "pytest"]
-        command += [] if first else ["--skip-nobackend"]
-        command += ["--color=yes"] if sys.stdout.isatty() else []
-        begin = time.monotonic()
-        process = subprocess.Popen(
-            [*command, *self.pytest_args],
-            env={**os.environ, "KERAS_BACKEND": backend, "PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        self.processes.append(process)
-        counts = self._show(process, f"[{backend}] " if self.label else "")
-        return Outcome(backend, process.wait(), counts, time.monotonic() - begin)
-
-    def stop(self) -> None:
-        """Ends what is still running."""
-        for process in self.processes:
-            process.terminate()
-
-    def _show(self, process: subprocess.Popen[str], prefix: str) -> str:
-        assert process.stdout is not None
-        counts = "no summary: pytest did not reach its end"
-        for line in process.stdout:
-            with self._printing:
-                print(prefix + line, end="", flush=True)
-            if found := COUNTS.match(COLOUR.sub("", line)):
-                counts = found[1]
-        return counts
+def _show(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    counts = "no summary: pytest did not reach its end"
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        if found := COUNTS.match(COLOUR.sub("", line)):
+            counts = found[1]
+    return counts
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -102,7 +89,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--backends", default=" ".join(BACKENDS), help="names, between spaces")
-    parser.add_argument("--jobs", type=int, default=1, help="how many backends run side by side")
+    parser.add_argument("--jobs", type=int, default=1, help="how many processes share the tests")
     parser.add_argument("pytest_args", nargs="*", help="arguments for pytest, after --")
     options = parser.parse_args(argv)
     options.backends = options.backends.replace(",", " ").split()
@@ -114,19 +101,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs, sums up, and returns the exit status."""
     options = parse(argv)
-    jobs = min(options.jobs, len(options.backends))
-    runner = Runner(options.pytest_args, label=jobs > 1)
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = [
-            pool.submit(runner.run, backend, first=backend == options.backends[0])
-            for backend in options.backends
-        ]
-        try:
-            outcomes = [future.result() for future in futures]
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            runner.stop()
-            return 130
+    outcomes = []
+    try:
+        for backend in options.backends:
+            print(f"\n=== {backend}", flush=True)
+            first = backend == options.backends[0]
+            outcomes.append(run(backend, first, options.jobs, options.pytest_args))
+    except KeyboardInterrupt:
+        return 130
     print("\n" + "\n".join(map(str, outcomes)))
     nothing = all(outcome.status == NOTHING_TO_RUN for outcome in outcomes)
     return int(nothing or not all(outcome.ok for outcome in outcomes))
