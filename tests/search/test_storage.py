@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import pytest
@@ -20,7 +21,19 @@ from tests.search import models
 
 optuna = pytest.importorskip("optuna")
 
-OPTIONS = dict(goals={"off": "lower", "parameters": "lower"}, trials=7, at_once=3, patience=2)
+
+def sampler(seed):
+    """TPE that looks at what there is after two trials: so it matters what it sees."""
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=2)
+
+
+OPTIONS: dict[str, Any] = dict(
+    goals={"off": "lower", "parameters": "lower"},
+    trials=7,
+    at_once=3,
+    patience=2,
+    sampler=sampler,
+)
 
 
 def search(storage=None, objective=None, **options):
@@ -80,6 +93,28 @@ def test_interrupted_as_it_writes(method, moment, whole, kept, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(Notebook, method, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            search(keep="all", **kept)
+    assert_same(whole[0], search(keep="all", **kept))
+
+
+@pytest.mark.parametrize("moment", range(5, 80, 8))
+def test_interrupted_between_two_lines(moment, whole, kept, monkeypatch):
+    storage, count = kept["storage"], []
+
+    def counted(function):
+        def write(*args, **kwargs):
+            count.append(1)
+            if len(count) == moment:
+                raise KeyboardInterrupt
+            return function(*args, **kwargs)
+
+        return write
+
+    with monkeypatch.context() as patched:
+        for name in vars(optuna.storages.BaseStorage):
+            if name.startswith(("set_", "create_")):
+                patched.setattr(storage, name, counted(getattr(storage, name)))
         with pytest.raises(KeyboardInterrupt):
             search(keep="all", **kept)
     assert_same(whole[0], search(keep="all", **kept))

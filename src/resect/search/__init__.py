@@ -5,6 +5,7 @@
     goals     what is sought, what beats what, and what is stopped early
     training  how a variant is trained and measured, stage by stage
     storage   Optuna's storage, and what models hold
+    archive   what is known of trials, and the models that they came to
     session   trials in rounds, each written down
     result    what it came to, as a value, and how it prints
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +25,7 @@ import keras
 
 from resect.parallel import Serial, Shipped
 from resect.plan import Plan
+from resect.search.archive import ORIGINAL, Archive
 from resect.search.choices import (
     Activation,
     Bottleneck,
@@ -34,7 +37,7 @@ from resect.search.choices import (
 )
 from resect.search.goals import Goals, goals_of
 from resect.search.result import Trial, Trials
-from resect.search.session import ORIGINAL, Rules, Session
+from resect.search.session import Rules, Session
 from resect.search.space import Space
 from resect.search.storage import (
     DEFAULT,
@@ -192,13 +195,11 @@ def search(
     request = _request(model, chosen, training, sought, rules, sampler, seed)
     store = Memory() if path is None and values is None else Folder(values or _beside(path, study))
     workers = _executor(executor)
-    if not isinstance(workers, Serial):
-        work = Work(Shipped(model), training, seed, work.shapes, work.latency)
+    there = work if isinstance(workers, Serial) else replace(work, original=Shipped(model))
     with store.alone():
-        notebook = Notebook(kept, study, request, sought)
-        session = Session(work, chosen, sought, rules, notebook, store, workers)
-        session.run()
-        return _result(session, before)
+        archive = Archive(work, chosen, Notebook(kept, study, request, sought), store)
+        Session(there, archive, sought, rules, workers).run()
+        return _result(archive, sought, before)
 
 
 def _check(**numbers: int) -> None:
@@ -270,40 +271,40 @@ def _executor(given: Any) -> Executor | None:
     return Serial() if given is None else given
 
 
-def _result(session: Session, before: Mapping[str, float]) -> Trials:
-    graph = session.root.source
-    original = session.notebook.original
+def _result(archive: Archive, goals: Goals, before: Mapping[str, float]) -> Trials:
+    graph = archive.root.source
+    original = archive.notebook.original
     first = Trial(
         number=ORIGINAL,
         kind="done",
         params={},
-        numbers=session.numbers(ORIGINAL),
+        numbers=archive.numbers(ORIGINAL),
         curve=tuple(original["curve"]),
         seconds=original["seconds"],
     )
     return Trials(
         title=f"{graph.kind} '{graph.name}'",
-        objective=str(session.work.training),
-        better=session.goals.better,
+        objective=str(archive.work.training),
+        better=goals.better,
         original=first,
         before=before,
-        trials=tuple(_trial(session, record) for record in session.notebook.records()),
-        study=session.notebook.study,
-        make=session.model,
-        planned=session.plan,
+        trials=tuple(_trial(archive, record) for record in archive.notebook.records()),
+        study=archive.notebook.study,
+        make=archive.model,
+        planned=archive.plan,
     )
 
 
-def _trial(session: Session, record: Record) -> Trial:
+def _trial(archive: Archive, record: Record) -> Trial:
     notes: Any = record.notes
     same = notes.get("same_as")
     source = record.number if same is None else same
-    ended = record.kind == "done" or (record.kind == "repeated" and session.is_done(source))
+    ended = record.kind == "done" or (record.kind == "repeated" and archive.is_done(source))
     return Trial(
         number=record.number,
         kind=notes["kind"],
         params=record.params,
-        numbers=session.numbers(source) if ended else {},
+        numbers=archive.numbers(source) if ended else {},
         curve=tuple(record.curve),
         same_as=same,
         why=notes.get("why", ""),

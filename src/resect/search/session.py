@@ -8,26 +8,22 @@ and gone on with, come to the same as one process that does everything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from resect import check, parallel
-from resect.edits import Edit
 from resect.errors import SurgeryError
 from resect.plan import Plan
+from resect.search.archive import ORIGINAL, Archive, numbers_of
 from resect.search.goals import Goals, known_costs
-from resect.search.space import Space, variant_key
-from resect.search.storage import Memory, Notebook, Record, library
-from resect.search.training import Job, Stage, Work
-from resect.shrink.measures import Costs
+from resect.search.space import variant_key
+from resect.search.storage import Record
+from resect.search.training import Job, Work
 from resect.shrink.values import Values
-
-#: The number of the original, beside those of the trials.
-ORIGINAL = -1
 
 #: How many proposals in a row that bring nothing new end a search.
 EXHAUSTED = 50
@@ -58,29 +54,18 @@ class Session:
     """One search.
 
     Args:
-        work: How a variant is trained and measured.
-        space: What may differ.
+        work: How a variant is trained and measured, by whichever process.
+        archive: What is known of trials.
         goals: What is sought.
         rules: How it goes.
-        notebook: Where trials are kept.
-        values: Where what models hold is kept.
         executor: Where stages are done.
     """
 
     def __init__(
-        self,
-        work: Work,
-        space: Space,
-        goals: Goals,
-        rules: Rules,
-        notebook: Notebook,
-        values: Memory,
-        executor: Executor | None,
+        self, work: Work, archive: Archive, goals: Goals, rules: Rules, executor: Executor | None
     ) -> None:
-        self.work, self.space, self.goals, self.rules = work, space, goals, rules
-        self.notebook, self.values, self.executor = notebook, values, executor
-        self.root = Plan(work.model)
-        self._plans: dict[int, Plan] = {}
+        self.work, self.archive, self.notebook = work, archive, archive.notebook
+        self.goals, self.rules, self.executor = goals, rules, executor
 
     def run(self) -> None:
         """Trains the original, and then variants until there are enough."""
@@ -92,16 +77,20 @@ class Session:
                 self._judge(numbers, stage)
             self._settle()
             self._forget()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.archive.forget(None if self.rules.keep_all else self.goals)
 
     # The original
 
     def _train_original(self) -> None:
         while not self._original_is_done():
-            stage = len(self.notebook.original.get("curve", ()))
-            job = Job(ORIGINAL, (), stage, self.kept(self.notebook.original))
+            notes = self.notebook.original
+            job = Job(ORIGINAL, (), len(notes.get("curve", ())), self.archive.kept(notes))
             (outcome,) = parallel.run(self.work, [job], executor=self.executor)
-            self._note_original(stage, outcome.result())
-        missing = [n for n in self.goals.names if n not in self.numbers(ORIGINAL)]
+            self.archive.note(ORIGINAL, job.stage, outcome.result())
+        missing = [n for n in self.goals.names if n not in self.archive.numbers(ORIGINAL)]
         if missing:
             raise SurgeryError(
                 f"The objective returned no '{missing[0]}', and the goals name it.",
@@ -111,14 +100,9 @@ class Session:
     def _original_is_done(self) -> bool:
         notes, stages = self.notebook.original, len(self.work.training.ends)
         done = len(notes.get("curve", ()))
-        if 0 < done < stages and self.kept(notes) is None:
+        if 0 < done < stages and self.archive.kept(notes) is None:
             self.notebook.note_original(curve=[])  # its file is gone: once more from the start
         return done == stages
-
-    def _note_original(self, stage: int, found: Stage) -> None:
-        notes = self.notebook.original
-        key = variant_key(self.root.result, {})
-        self.notebook.note_original(key=key, **self._progress(ORIGINAL, notes, stage, found))
 
     # Rounds
 
@@ -163,7 +147,7 @@ class Session:
         ordinal = sum(record.kind != "left" for record in self.notebook.records())
         trial = self.notebook.ask(self.rules.sampler, _seed(self.work.seed, ordinal))
         try:
-            plan = self.space.plan(trial, self.root)
+            plan = self.archive.space.plan(trial, self.archive.root)
         except BaseException:
             self.notebook.end(trial.number, "left")
             raise
@@ -171,7 +155,7 @@ class Session:
         key = variant_key(plan.result, trial.params) if sound else ""
         same = self._known(key)
         why = "" if same is not None else self._why_not(plan)
-        self._plans[trial.number] = plan
+        self.archive.remember(trial.number, plan)
         if why:
             self.notebook.note(trial.number, round=round_number, why=why, key="")
             self.notebook.end(trial.number, "refused")
@@ -188,7 +172,7 @@ class Session:
         problems = plan.check()
         if problems or not self.goals.limits:
             return str(problems[0]) if problems else ""
-        made = self.work.variant(plan.edits, None)
+        made = self.archive.work.variant(plan.edits, None)
         return self.goals.exceeded(known_costs(self.work.costs(made)))
 
     def _known(self, key: str) -> int | None:
@@ -214,50 +198,34 @@ class Session:
                 self.notebook.note(number, why=f"{type(error).__name__}: {error}")
                 self.notebook.end(number, "failed")
             else:
-                self._note(number, stage, outcome.value)
+                self.archive.note(number, stage, outcome.value)
+                first = self.goals.qualities[0]
+                self.notebook.report(number, stage, float(outcome.value.numbers[first]))
 
     def _jobs(self, numbers: Sequence[int], stage: int) -> Iterator[Job]:
-        for record in self._of(numbers):
+        for record in self.archive.records(numbers):
             done = len(record.curve)
             if record.over or done > stage:
                 continue
-            values = self.kept(record.progress) if done else None
+            values = self.archive.kept(record.progress) if done else None
             if stage and values is None:  # its file is gone: once more from the start, here
                 values = self._again(record, stage)
-            yield Job(record.number, self.edits(record.number), stage, values)
+            yield Job(record.number, self.archive.edits(record.number), stage, values)
 
     def _again(self, record: Record, stage: int) -> Values | None:
         """What a trial holds before a stage."""
         values: Values | None = None
         for earlier in range(stage):
-            found = self.work(Job(record.number, self.edits(record.number), earlier, values))
-            values = found.values
+            job = Job(record.number, self.archive.edits(record.number), earlier, values)
+            values = self.archive.work(job).values
         return values
-
-    def _note(self, number: int, stage: int, found: Stage) -> None:
-        (record,) = self._of([number])
-        progress = self._progress(number, record.progress, stage, found)
-        self.notebook.note(number, progress=progress)
-        self.notebook.report(number, stage, float(found.numbers[self.goals.qualities[0]]))
-
-    def _progress(
-        self, number: int, before: Mapping[str, Any], stage: int, found: Stage
-    ) -> dict[str, Any]:
-        """How far a trial has come: one value, so that all of it is written down or nothing."""
-        name = "original" if number == ORIGINAL else f"{number:05d}"
-        file = f"{name}-{stage}"
-        return {
-            "curve": [*before.get("curve", ()), dict(found.numbers)],
-            "costs": before["costs"] if found.costs is None else asdict(found.costs),
-            "seconds": before.get("seconds", 0.0) + found.seconds,
-            "file": file,
-            "sha256": self.values.keep(file, found.values),
-        }
 
     def _judge(self, numbers: Sequence[int], stage: int) -> None:
         """Ends those that have come to the end, and those that come to nothing."""
         last = stage + 1 == len(self.work.training.ends)
-        there = [r for r in self._of(numbers) if not r.over and len(r.curve) == stage + 1]
+        there = [
+            r for r in self.archive.records(numbers) if not r.over and len(r.curve) == stage + 1
+        ]
         for record, (kind, why) in [(record, self._verdict(record, stage)) for record in there]:
             if kind:
                 self.notebook.note(record.number, why=why)
@@ -286,104 +254,25 @@ class Session:
         return ("stopped", f"after stage {stage + 1}: {why}") if why else ("", "")
 
     def _settle(self) -> None:
-        """Ends those that repeat what has come to its end since."""
+        """Ends those of which it is known how they end: that repeat others, or that a kill left."""
         for record in self.notebook.records():
-            if not record.over and "same_as" in record.notes:
+            if record.over:
+                continue
+            if "same_as" in record.notes:
                 self._repeat(record.number, record.notes["same_as"])
+            elif record.kind == "done":
+                values = self.goals.values(numbers_of(record.progress))
+                self.notebook.end(record.number, "done", values)
+            elif record.kind or record.notes.get("key") == "":
+                self.notebook.end(record.number, record.kind or "refused")
 
     def _repeat(self, number: int, same: int) -> None:
-        kind = "done" if same == ORIGINAL else self._of([same])[0].kind
+        kind = "done" if same == ORIGINAL else self.archive.records([same])[0].kind
         if kind == "done":
-            self.notebook.end(number, "repeated", self.goals.values(self.numbers(same)))
+            values = self.goals.values(self.archive.numbers(same))
+            self.notebook.end(number, "repeated", values)
         elif kind:
             self.notebook.end(number, "repeated")
-
-    # What is known
-
-    def _of(self, numbers: Sequence[int]) -> list[Record]:
-        records = {record.number: record for record in self.notebook.records()}
-        return [records[number] for number in numbers]
-
-    def progress(self, number: int) -> Mapping[str, Any]:
-        """How far a trial has come, or the original."""
-        return self.notebook.original if number == ORIGINAL else self._of([number])[0].progress
-
-    def numbers(self, number: int) -> dict[str, float]:
-        """What a trial has come to, and what it costs."""
-        return numbers_of(self.progress(number))
-
-    def is_done(self, number: int) -> bool:
-        """Whether a trial, or the original, was trained to the end."""
-        return number == ORIGINAL or self._of([number])[0].kind == "done"
-
-    def edits(self, number: int) -> tuple[Edit, ...]:
-        """The edits of a trial."""
-        return self.plan(number).edits
-
-    def plan(self, number: int) -> Plan:
-        """What a trial does to the original.
-
-        Raises:
-            SurgeryError: The space comes to something else now than it did then.
-        """
-        if number == ORIGINAL:
-            return self.root
-        if number not in self._plans:
-            (record,) = self._of([number])
-            self._plans[number] = self._replayed(record)
-        return self._plans[number]
-
-    def _replayed(self, record: Record) -> Plan:
-        plan = self.space.plan(library().trial.FixedTrial(dict(record.params)), self.root)
-        key = record.notes.get("key")
-        if key and variant_key(plan.result, record.params) != key:
-            raise SurgeryError(
-                f"Trial {record.number} comes to another model than when it was made: the space is "
-                "not what it was.",
-                "Search with the same space, or in another study: study=..., storage=...",
-            )
-        return plan
-
-    # What models hold
-
-    def kept(self, notes: Mapping[str, Any]) -> Values | None:
-        """What a model held after the last stage that is written down."""
-        return self.values.get(notes["file"], notes["sha256"]) if notes.get("file") else None
-
-    def model(self, number: int) -> Any:
-        """A trial's model, as it was trained.
-
-        Raises:
-            SurgeryError: What it holds was not kept.
-        """
-        values = self.kept(self.progress(number))
-        if values is None:
-            which = "the original" if number == ORIGINAL else f"trial {number}"
-            raise SurgeryError(
-                f"What {which} came to was not kept, or its file is gone or damaged.",
-                'Search with keep="all", which keeps every variant, not only those that no other '
-                "one beats; and with a folder for them: values=...",
-            )
-        return self.work.variant(self.edits(number), values)
-
-    def _forget(self) -> None:
-        """Lets go of what nobody will ask for: of the beaten, and of earlier stages."""
-        over = [r.progress for r in self.notebook.records() if r.kind == "done"]
-        every = [self.notebook.original, *over]
-        if not self.rules.keep_all:
-            front = set(self.goals.front([numbers_of(each) for each in every]))
-            every = [each for i, each in enumerate(every) if i in front or not i]
-        self.values.forget(but={each["file"] for each in every})
-
-
-def numbers_of(progress: Mapping[str, Any], stage: int = -1) -> dict[str, float]:
-    """What a trial had come to after a stage, and what it costs."""
-    return {**progress["curve"][stage], **known_costs(costs_from(progress["costs"]))}
-
-
-def costs_from(entry: Mapping[str, Any]) -> Costs:
-    """Costs as they are written down."""
-    return Costs(**{**entry, "uncounted": tuple(entry["uncounted"])})
 
 
 def _counts(record: Record) -> bool:
