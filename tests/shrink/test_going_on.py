@@ -298,3 +298,17 @@ def test_a_function_that_thaws_a_layer_leaves_the_optimizer_out():
     found = shrink(model, recover=recover)
     assert not found.model.get_layer("logits").trainable
     assert int(slots(found.model.optimizer)["_iterations"]) == 0
+
+
+def test_a_task_of_keras_hub_takes_data_for_its_inputs():
+    hub = pytest.importorskip("keras_hub")
+    sizes = {"num_heads": 2, "hidden_dim": 8, "intermediate_dim": 8, "max_sequence_length": 4}
+    backbone = hub.models.BertBackbone(vocabulary_size=9, num_layers=2, **sizes)
+    model = hub.models.BertTextClassifier(backbone, 2, preprocessor=None)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, run_eagerly=True)
+    ones = np.ones((2, 4), "int32")
+    x, y = {"token_ids": ones, "segment_ids": 0 * ones, "padding_mask": ones}, np.array([0, 1])
+    found = shrink(model, (x, y), target={"parameters": 0.9}, recover="fit")
+    expected = found.model.evaluate(x, y, verbose=0, return_dict=True)
+    assert found[-1].after["loss"] == pytest.approx(expected["loss"], rel=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 import sys
@@ -179,6 +180,15 @@ def _array(value: Any) -> np.ndarray:
         return np.asarray(keras.ops.convert_to_numpy(value))
     array = value.numpy() if hasattr(value, "numpy") else np.asarray(value)
     return array.astype(keras.config.floatx()) if array.dtype == np.float64 else array
+
+
+def plainly(model: Any, method: str) -> Any:
+    """`fit` or `evaluate` of a model, on data for its inputs.
+
+    Those of KerasHub's tasks preprocess first, and take no `PyDataset`.
+    """
+    task = hasattr(model, "preprocess_samples")
+    return functools.partial(getattr(keras.Model if task else type(model), method), model)
 
 
 def seeded(*seeds: int) -> int:

@@ -13,7 +13,7 @@ from resect.errors import EditError, SurgeryError
 from resect.importance.data import batches, flat_inputs
 from resect.keras_graph.scoring import why_not_scored
 from resect.keras_graph.training import is_compiled
-from resect.shrink.feeding import Data
+from resect.shrink.feeding import Data, plainly
 from resect.verbs import read
 
 Numbers = Mapping[str, float]
@@ -94,7 +94,7 @@ def numbers_of(model: Any, data: Data, measured: bool) -> dict[str, float]:
     """
     if not measured:
         return {}
-    found = model.evaluate(data.feed(), verbose=0, return_dict=True)
+    found = plainly(model, "evaluate")(data.feed(), verbose=0, return_dict=True)
     for name, value in found.items():
         if np.ndim(value):
             raise SurgeryError(

@@ -11,7 +11,7 @@ import keras
 
 from resect.errors import SurgeryError
 from resect.shrink.distilling import Distiller, Kind, kinds_of
-from resect.shrink.feeding import Data, Slices, seeded
+from resect.shrink.feeding import Data, Slices, plainly, seeded
 from resect.shrink.measures import why_not_measured
 from resect.shrink.values import Values, fit_together, reseed, trained_by, values_of
 from resect.verbs import clone
@@ -187,7 +187,7 @@ class _Seeds(keras.callbacks.Callback):
 def _fit(model: Any, data: Data, epochs: int, seed: int) -> None:
     feed = data.feed(seed)
     seeds = _Seeds(feed, seed)
-    model.fit(feed, epochs=epochs, shuffle=False, verbose=0, callbacks=[seeds])
+    plainly(model, "fit")(feed, epochs=epochs, shuffle=False, verbose=0, callbacks=[seeds])
 
 
 def _check_rate(model: Any, rate: float | None) -> None:
