@@ -20,6 +20,7 @@ from tests.common import assert_equal, weights_of
 from tests.search import models
 
 optuna = pytest.importorskip("optuna")
+pytestmark = pytest.mark.nobackend  # what is written down, and read again, is no backend's affair
 
 
 def sampler(seed):
@@ -55,9 +56,13 @@ def plain(trial):
     return trial.params, trial.numbers, trial.curve
 
 
+@pytest.fixture(autouse=True)
+def _fresh_names():
+    keras.utils.clear_session(free_memory=False)
+
+
 @pytest.fixture(scope="module")
 def whole():
-    keras.utils.clear_session(free_memory=False)
     objective = models.Counting()
     return search(objective=objective, keep="all"), objective.calls
 
@@ -214,7 +219,6 @@ test_storage.search(sys.argv[1], keep="all")
 
 
 @pytest.mark.slow
-@pytest.mark.nobackend
 @pytest.mark.parametrize("moment", [11, 33])
 def test_killed(moment, whole, tmp_path):
     script = SCRIPT.format(moment=moment, backend=keras.backend.backend())
