@@ -358,6 +358,20 @@ class TestValues:
         with pytest.raises(ValueError, match="'blocks' is no level"):
             found.level("blocks")
 
+    def test_a_name_means_the_block_of_that_name_and_not_the_stage_that_ends_there(self):
+        x = inputs = keras.Input((4,))
+        for i in range(3):
+            x = layers.Add(name=f"sum_{i}")([x, layers.Dense(4, name=f"inner{i}")(x)])
+        found = resect.blocks(keras.Model(inputs, x))
+        assert [block.name for block in found if block.end == "sum_2"] == ["sum_0 … sum_2", "sum_2"]
+        assert found["sum_2"].ends == ("sum_1", "sum_2")
+        assert found["sum_0 … sum_2"].level == "stage"
+
+    def test_a_call_means_the_smallest_block_that_ends_there(self):
+        found = resect.blocks(small_resnet())
+        ending = [block for block in found if block.end == "stage1_block1_out"]
+        assert found["stage1_block1_out"] is ending[-1]
+
     def test_outermost_leaves_out_what_lies_in_another(self):
         found = resect.blocks(small_resnet())
         assert found.level("block", "stage", "call").outermost().names == (

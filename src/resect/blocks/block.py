@@ -103,8 +103,9 @@ class Block:
 class Blocks(Sequence[Block]):
     """Blocks of a model, in the order of its calls, each before those that lie in it.
 
-    It is a sequence: iterate over it, take its length, index it by number, slice or name. `level`,
-    `outermost`, `collapsible` and `where` select from it; `children` leads down the tree.
+    It is a sequence: iterate over it, take its length, index it by number, slice, name, or the call
+    that ends the smallest of them. `level`, `outermost`, `collapsible` and `where` select from it;
+    `children` leads down the tree.
 
     Attributes:
         title: Kind and name of the model.
@@ -164,14 +165,17 @@ class Blocks(Sequence[Block]):
             return Blocks(self.title, self.found[item])
         if isinstance(item, int):
             return self.found[item]
-        named = [block for block in self.found if item in (block.name, block.end)]
-        if not named:
+        named = [block for block in self.found if block.name == item]
+        ending = [
+            block for block in reversed(self.found) if block.end == item
+        ]  # the smallest first
+        if not named and not ending:
             raise NoMatchError(
                 f"No block of {self.title} is called '{item}'.",
                 "print(resect.blocks(model)) shows them.",
                 item,
             )
-        return named[0]
+        return (named or ending)[0]
 
     def __str__(self) -> str:
         counts = {level: sum(b.level == level for b in self.found) for level in reversed(LEVELS)}
