@@ -166,16 +166,14 @@ class Blocks(Sequence[Block]):
         if isinstance(item, int):
             return self.found[item]
         named = [block for block in self.found if block.name == item]
-        ending = [
-            block for block in reversed(self.found) if block.end == item
-        ]  # the smallest first
+        ending = [block for block in self.found if block.end == item]
         if not named and not ending:
             raise NoMatchError(
                 f"No block of {self.title} is called '{item}'.",
                 "print(resect.blocks(model)) shows them.",
                 item,
             )
-        return (named or ending)[0]
+        return named[0] if named else ending[-1]  # those inside come later
 
     def __str__(self) -> str:
         counts = {level: sum(b.level == level for b in self.found) for level in reversed(LEVELS)}
