@@ -16,9 +16,9 @@ from keras import layers
 import resect
 from resect.errors import SurgeryError
 from resect.shrink import Drop, FineTune
-from resect.shrink.identity import code_of, model_identity
 from resect.shrink.journal import FolderJournal
-from resect.shrink.locking import Lock
+from resect.training.identity import code_of, model_identity
+from resect.training.locking import Lock
 from tests.common import assert_equal, randomise, slots, weights_of
 from tests.importance.models import EAGERLY
 from tests.shrink import models
@@ -120,7 +120,7 @@ root = types.ModuleType("resect")
 root.__path__ = [{str(SRC / "resect")!r}]
 sys.modules.update({{"resect": root, "resect.shrink": package}})
 from pathlib import Path
-from resect.shrink.locking import Lock
+from resect.training.locking import Lock
 lock = Lock(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
@@ -205,8 +205,8 @@ def test_each_epoch_has_an_order_of_its_own():
     features = keras.Input((6,))
     model = Watching(features, layers.Dense(3)(features))
     model.compile("sgd", "mse", run_eagerly=True)
-    from resect.shrink.feeding import data_of
-    from resect.shrink.recovery import recovered
+    from resect.training.feeding import data_of
+    from resect.training.recovery import recovered
 
     x = np.arange(48, dtype="float32").reshape(8, 6)
     data = data_of((x, np.zeros((8, 3))), 8, "data")
@@ -280,7 +280,7 @@ def test_a_dataset_without_an_end_is_refused():
 
 def test_costs_that_are_not_known_are_not_reached():
     from resect.shrink.goals import Goals
-    from resect.shrink.measures import Costs
+    from resect.training.measures import Costs
 
     goals = Goals({"multiply_adds": 10.0}, {}, {})
     assert not goals.reached(Costs(5, None))

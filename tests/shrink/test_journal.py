@@ -16,10 +16,10 @@ import pytest
 
 import resect
 from resect.errors import SurgeryError
-from resect.shrink.feeding import seeded
 from resect.shrink.journal import FolderJournal, packed, unpacked
-from resect.shrink.values import Values
 from resect.shrink.work import Work
+from resect.training.feeding import seeded
+from resect.training.values import Values
 from tests.common import assert_equal, slots, weights_of
 from tests.shrink import models
 

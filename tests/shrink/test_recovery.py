@@ -11,9 +11,9 @@ import resect
 from resect.errors import SurgeryError
 from resect.keras_graph.snapshots import Snapshot
 from resect.shrink import Distill, FineTune
-from resect.shrink.distilling import Soft, kinds_of
-from resect.shrink.recovery import recovered
-from resect.shrink.values import values_of
+from resect.training.distilling import Soft, kinds_of
+from resect.training.recovery import recovered
+from resect.training.values import values_of
 from tests.common import assert_equal, randomise, slots, weights_of
 from tests.importance.models import EAGERLY
 from tests.shrink import models
@@ -169,7 +169,7 @@ def test_the_loss_of_distillation_is_both_parts_and_all_that_layers_add(alpha):
     pupil = resect.clone(model)
     pupil.set_weights([w + 0.3 * (i + 1) for i, w in enumerate(pupil.get_weights())])
     kernel, bias = pupil.get_weights()
-    from resect.shrink.feeding import Data
+    from resect.training.feeding import Data
 
     pupil.evaluate(x, y, verbose=0)
     recovered(Distill(alpha=alpha, temperature=2.0), pupil, model, Data((x, y, weight), 4), 0)

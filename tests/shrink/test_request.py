@@ -9,8 +9,8 @@ import pytest
 import resect
 from resect.errors import SurgeryError
 from resect.shrink import Drop, FineTune
-from resect.shrink.feeding import Data, Slices, data_of
-from resect.shrink.goals import direction_of
+from resect.training.directions import direction_of
+from resect.training.feeding import Data, Slices, data_of
 from tests.common import assert_equal, weights_of
 from tests.importance.models import EAGERLY
 from tests.shrink import models

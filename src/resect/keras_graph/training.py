@@ -33,6 +33,14 @@ def compiled_with(model: Any, argument: str) -> Any:
     return model._compile_config.config[argument]
 
 
+def trained_by(optimizer: Any) -> list[int] | None:
+    """Identities of the variables that an optimizer was built for; `None` if it was not built."""
+    if optimizer is None or not getattr(optimizer, "built", False):
+        return None
+    inner = getattr(optimizer, "inner_optimizer", None)
+    return [id(v) for v in (inner or optimizer)._trainable_variables]
+
+
 def why_not_carried(source: Any, outputs: int) -> str:
     """Why a compile configuration has no meaning for a model of so many outputs; `""` if it has.
 

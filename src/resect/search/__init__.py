@@ -50,10 +50,10 @@ from resect.search.storage import (
     storage_of,
 )
 from resect.search.training import Objective, Training, Work, training_of
-from resect.shrink.feeding import Data, data_of
-from resect.shrink.identity import model_identity
-from resect.shrink.measures import Costs, costs_of, numbers_of, shapes_in
-from resect.shrink.recovery import Distill, FineTune
+from resect.training.feeding import Data, data_of
+from resect.training.identity import model_identity
+from resect.training.measures import Costs, costs_of, numbers_of, shapes_in
+from resect.training.recovery import Distill, FineTune
 
 __all__ = [
     "Activation",

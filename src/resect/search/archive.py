@@ -13,8 +13,8 @@ from resect.search.goals import Goals, known_costs
 from resect.search.space import Space, variant_key
 from resect.search.storage import Memory, Notebook, Record, library
 from resect.search.training import Stage, Work
-from resect.shrink.measures import Costs
-from resect.shrink.values import Values
+from resect.training.measures import Costs
+from resect.training.values import Values
 
 #: The number of the original, beside those of the trials.
 ORIGINAL = -1

@@ -10,8 +10,8 @@ from typing import Any
 
 from resect.errors import SurgeryError
 from resect.keras_graph.training import is_compiled
-from resect.shrink.goals import Better, direction_of
-from resect.shrink.measures import Costs, Numbers
+from resect.training.directions import Better, direction_of
+from resect.training.measures import Costs, Numbers
 
 #: What a variant costs is known before it is trained.
 COSTS = ("parameters", "multiply_adds", "latency")

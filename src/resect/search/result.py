@@ -13,8 +13,8 @@ from resect.cost.profile import short
 from resect.errors import SurgeryError
 from resect.plan import Plan
 from resect.search.goals import Goals
-from resect.shrink.goals import Better
 from resect.text import rendered
+from resect.training.directions import Better
 
 Kind = Literal["done", "stopped", "repeated", "refused", "failed", "left"]
 _KINDS: Mapping[str, str] = {

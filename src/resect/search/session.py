@@ -23,7 +23,7 @@ from resect.search.goals import Goals, known_costs
 from resect.search.space import variant_key
 from resect.search.storage import Record
 from resect.search.training import Job, Work
-from resect.shrink.values import Values
+from resect.training.values import Values
 
 #: How many proposals in a row that bring nothing new end a search.
 EXHAUSTED = 50

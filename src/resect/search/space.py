@@ -14,7 +14,7 @@ from resect.blocks import Block
 from resect.graph import Graph, Layer, Node, Ref, map_refs
 from resect.plan import Plan
 from resect.search.choices import Choice
-from resect.shrink.identity import plain
+from resect.training.identity import plain
 
 
 @dataclasses.dataclass(frozen=True)

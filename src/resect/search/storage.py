@@ -20,9 +20,9 @@ from typing import Any
 
 from resect.errors import SurgeryError
 from resect.search.goals import Goals
-from resect.shrink.journal import differences, packed, unpacked
-from resect.shrink.locking import Lock
-from resect.shrink.values import Values
+from resect.training.files import differences, packed, unpacked
+from resect.training.locking import Lock
+from resect.training.values import Values
 
 #: Where a search is kept, where nothing else is said.
 DEFAULT = "search.sqlite"

@@ -19,10 +19,10 @@ from resect.errors import SurgeryError
 from resect.parallel import Shipped
 from resect.plan import Plan
 from resect.search.goals import VALUE
-from resect.shrink.feeding import Data, seeded
-from resect.shrink.measures import Costs, Numbers, Shapes, costs_of, numbers_of
-from resect.shrink.recovery import Distill, FineTune, described, recovered, recovery_of
-from resect.shrink.values import Values, fit_together, give, values_of
+from resect.training.feeding import Data, seeded
+from resect.training.measures import Costs, Numbers, Shapes, costs_of, numbers_of
+from resect.training.recovery import Before, Distill, FineTune, described, recovered, recovery_of
+from resect.training.values import Values, give, reseed, values_of
 
 #: A function of the model, and of the number of the stage if it has such an argument.
 Objective = Callable[..., Any]
@@ -95,15 +95,12 @@ class Custom:
 
     def stage(self, model: Any, original: Any, number: int, seed: int) -> tuple[Values, Numbers]:
         del original
+        reseed(model, seed)
+        before = Before.of(model)
         seeded(seed)
-        before, optimizer = values_of(model), getattr(model, "optimizer", None)
         given = {"stage": number} if takes_stage(self.function) else {}
         numbers = _numbers(self.function(model, **given), self.function)
-        fit_together(model, before)
-        after = values_of(model)
-        if getattr(model, "optimizer", None) is not optimizer:
-            after = Values(after.paths, after.arrays, before.optimizer, before.started)
-        return after, numbers
+        return before.left(model), numbers
 
     def described(self) -> Any:
         return {"kind": described(self.function), "ends": list(self.ends)}

@@ -1,13 +1,6 @@
 """Makes models smaller, block by block, until a target is reached.
 
     goals       what shrinking goes on for, and what it may cost
-    feeding     data for `fit` and `evaluate`, in an order that can be repeated
-    measures    loss, metrics and costs of a model
-    values      all that training changes in a model, as arrays
-    distilling  training towards what another model says
-    recovery    what makes a model good again after a block has gone
-    identity    what makes two requests the same one
-    locking     one process at a time in a folder
     journal     what has been done so far, in memory or in a folder
     paths       what may go from a plan, and how its calls are spelled
     work        measuring, ranking, cutting, recovering
@@ -39,17 +32,18 @@ from resect.lookup import resolve_one
 from resect.parallel import Serial
 from resect.plan import Plan
 from resect.select import Place
-from resect.shrink.feeding import Data, data_of
-from resect.shrink.goals import COSTS, Drop, checked, direction_of, goals_of
-from resect.shrink.identity import code_of, model_identity
+from resect.shrink.goals import COSTS, Drop, checked, goals_of
 from resect.shrink.journal import FolderJournal, Journal
-from resect.shrink.measures import Costs, is_measured, shapes_in, why_not_measured
 from resect.shrink.paths import longer
-from resect.shrink.recovery import Distill, FineTune, described, recovery_of
 from resect.shrink.result import Shrunk, Step
 from resect.shrink.session import Node, Session
 from resect.shrink.strategies import STRATEGIES, Strategy, Way, beam, greedy, one_shot
 from resect.shrink.work import Work
+from resect.training.directions import direction_of
+from resect.training.feeding import Data, data_of
+from resect.training.identity import code_of, model_identity
+from resect.training.measures import Costs, is_measured, shapes_in, why_not_measured
+from resect.training.recovery import Distill, FineTune, described, recovery_of
 from resect.verbs import clone, read
 
 __all__ = ["Distill", "Drop", "FineTune", "Shrunk", "Step", "shrink"]

@@ -7,18 +7,16 @@ under a key is not done again: so to go on after a kill is to run the program on
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from resect.errors import SurgeryError
-from resect.shrink.locking import Lock
-from resect.shrink.values import Values
+from resect.training.files import differences, packed, unpacked
+from resect.training.locking import Lock
+from resect.training.values import Values
 
 _HEADER, _LOG = "shrink.json", "log.jsonl"
 
@@ -183,44 +181,6 @@ class FolderJournal(Journal):
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def packed(values: Values) -> bytes:
-    """Values as the bytes of an `.npz` file."""
-    buffer = io.BytesIO()
-    arrays = {f"v{i}": array for i, array in enumerate(values.arrays)}
-    arrays |= {f"o{i}": array for i, array in enumerate(values.optimizer)}
-    arrays["paths"] = np.asarray(values.paths, dtype=np.str_)
-    arrays["started"] = np.asarray(values.started)
-    np.savez(buffer, **arrays)  # pyright: ignore[reportArgumentType]
-    return buffer.getvalue()
-
-
-def unpacked(data: bytes) -> Values:
-    """The values that `packed` wrote."""
-    with np.load(io.BytesIO(data), allow_pickle=False) as found:
-        names = set(found.files) - {"paths", "started"}
-        return Values(
-            tuple(str(path) for path in found["paths"]),
-            tuple(found[f"v{i}"] for i in range(sum(n.startswith("v") for n in names))),
-            tuple(found[f"o{i}"] for i in range(sum(n.startswith("o") for n in names))),
-            bool(found["started"]),
-        )
-
-
-def differences(was: Any, now: Any, name: str = "") -> Iterator[str]:
-    """What differs between two pieces of JSON, in words.
-
-    Example:
-
-    >>> list(differences({"seed": 0, "data": {"kind": "tuple"}}, {"seed": 1, "data": {}}))
-    ['seed was 0 and is 1', "data kind was 'tuple' and is None"]
-    """
-    if isinstance(was, dict) and isinstance(now, dict):
-        for key in [*was, *(key for key in now if key not in was)]:
-            yield from differences(was.get(key), now.get(key), f"{name} {key}".strip())
-    elif was != now:
-        yield f"{name} was {was!r} and is {now!r}"
 
 
 def _digest(data: bytes) -> str:

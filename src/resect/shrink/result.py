@@ -13,8 +13,8 @@ from rich.table import Table
 
 from resect.cost.profile import short
 from resect.plan import Plan
-from resect.shrink.goals import Better
 from resect.text import rendered
+from resect.training.directions import Better
 
 
 @dataclass(frozen=True)

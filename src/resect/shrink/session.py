@@ -10,10 +10,10 @@ from typing import Any
 from resect import parallel
 from resect.shrink.goals import Goals
 from resect.shrink.journal import Journal
-from resect.shrink.measures import Costs
 from resect.shrink.paths import Ends, Path, candidates, places, said, still
-from resect.shrink.values import Values, values_of
 from resect.shrink.work import Attempt, Candidate, Job, Work
+from resect.training.measures import Costs
+from resect.training.values import Values, values_of
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from resect.shrink.measures import Costs
 from resect.shrink.session import Node, Session, without
 from resect.shrink.work import Attempt, Candidate
+from resect.training.measures import Costs
 
 Strategy = Literal["greedy", "one-shot", "beam"]
 STRATEGIES: tuple[Strategy, ...] = ("greedy", "one-shot", "beam")

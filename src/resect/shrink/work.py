@@ -15,11 +15,11 @@ from resect.blocks import Block
 from resect.importance import Method, importance
 from resect.plan import Plan
 from resect.select import Place
-from resect.shrink.feeding import Data, seeded
-from resect.shrink.measures import Costs, Numbers, Shapes, costs_of, numbers_of
 from resect.shrink.paths import Ends, Path, candidates, longer, spellings
-from resect.shrink.recovery import recovered
-from resect.shrink.values import Values, give, values_of
+from resect.training.feeding import Data, seeded
+from resect.training.measures import Costs, Numbers, Shapes, costs_of, numbers_of
+from resect.training.recovery import recovered
+from resect.training.values import Values, give, values_of
 from resect.verbs import collapse, read
 
 

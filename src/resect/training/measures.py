@@ -13,7 +13,7 @@ from resect.errors import EditError, SurgeryError
 from resect.importance.data import batches, flat_inputs
 from resect.keras_graph.scoring import why_not_scored
 from resect.keras_graph.training import is_compiled
-from resect.shrink.feeding import Data, plainly
+from resect.training.feeding import Data, plainly
 from resect.verbs import read
 
 Numbers = Mapping[str, float]

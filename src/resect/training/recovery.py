@@ -10,10 +10,11 @@ from typing import Any
 import keras
 
 from resect.errors import SurgeryError
-from resect.shrink.distilling import Distiller, Kind, kinds_of
-from resect.shrink.feeding import Data, Slices, plainly, seeded
-from resect.shrink.measures import why_not_measured
-from resect.shrink.values import Values, fit_together, reseed, trained_by, values_of
+from resect.keras_graph.training import trained_by
+from resect.training.distilling import Distiller, Kind, kinds_of
+from resect.training.feeding import Data, Slices, plainly, seeded
+from resect.training.measures import why_not_measured
+from resect.training.values import Values, fit_together, reseed, values_of
 from resect.verbs import clone
 
 
@@ -139,9 +140,7 @@ def recovered(recover: Any, model: Any, original: Any, data: Data, seed: int) ->
         recover.train(model, original, data, seed)
         model.optimizer.learning_rate = float(rate)
         return values_of(model)
-    before = values_of(model)
-    optimizer = getattr(model, "optimizer", None)
-    trained = [id(variable) for variable in model.trainable_variables]
+    before = Before.of(model)
     seeded(seed)
     takes_original = "original" in inspect.signature(recover).parameters
     found = recover(model, original=clone(original)) if takes_original else recover(model)
@@ -151,11 +150,41 @@ def recovered(recover: Any, model: Any, original: Any, data: Data, seed: int) ->
             f"recover returned {type(found).__name__}, which is no model.",
             "Return the model, or nothing: then it is the one that was given.",
         )
-    fit_together(found, before)
-    if getattr(found, "optimizer", None) is optimizer and trained_by(optimizer) in (None, trained):
-        return values_of(found)
-    own = values_of(found)
-    return Values(own.paths, own.arrays, before.optimizer, before.started)
+    return before.left(found)
+
+
+@dataclass(frozen=True)
+class Before:
+    """A model before a function of the user's trains it.
+
+    Attributes:
+        values: What it held.
+        optimizer: Its optimizer.
+        trained: Identities of the variables that were trained.
+    """
+
+    values: Values
+    optimizer: Any
+    trained: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: Any) -> Before:
+        """A model as it is now."""
+        trained = tuple(id(variable) for variable in model.trainable_variables)
+        return cls(values_of(model), getattr(model, "optimizer", None), trained)
+
+    def left(self, model: Any) -> Values:
+        """What goes on of a model that was trained: weights, and what the same optimizer keeps.
+
+        Raises:
+            SurgeryError: It is another model.
+        """
+        fit_together(model, self.values)
+        now, known = values_of(model), trained_by(self.optimizer)
+        same = getattr(model, "optimizer", None) is self.optimizer
+        if same and known in (None, [*self.trained]):
+            return now
+        return Values(now.paths, now.arrays, self.values.optimizer, self.values.started)
 
 
 def described(recover: Any) -> Any:

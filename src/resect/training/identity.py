@@ -13,8 +13,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from resect.keras_graph.reading import parts_of
 from resect.keras_graph.training import compiled_with, is_compiled
-from resect.shrink.values import SEED, Values, values_of
+from resect.training.values import SEED, Values, values_of
 from resect.verbs import read
 
 
@@ -45,7 +46,7 @@ def _drawing(model: Any) -> list[bytes]:
 def _configurations(model: Any) -> list[bytes]:
     """What the layers are set to: two models of one graph and equal weights may differ in that."""
     found = []
-    for layer in model._flatten_layers():
+    for layer in parts_of(model):
         if isinstance(layer, keras.Model):  # the layers in it say it
             continue
         described: dict[str, Any] = {"class": type(layer).__qualname__}

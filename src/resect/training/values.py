@@ -88,14 +88,6 @@ def reseed(model: Any, seed: int) -> None:
         state.assign(np.array([drawn, 0]))
 
 
-def trained_by(optimizer: Any) -> list[int] | None:
-    """Identities of the variables that an optimizer was built for; `None` if it was not built."""
-    if optimizer is None or not getattr(optimizer, "built", False):
-        return None
-    inner = getattr(optimizer, "inner_optimizer", None)
-    return [id(v) for v in (inner or optimizer)._trainable_variables]
-
-
 def fit_together(model: Any, values: Values) -> None:
     """Raises if a model has other variables than those.
 
