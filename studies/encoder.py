@@ -106,7 +106,7 @@ def documents() -> Iterator[str]:
     assert spec.submodule_search_locations is not None
     root = Path(spec.submodule_search_locations[0])
     for path in sorted(root.rglob("*")):
-        if {"tests", "externals"} & set(path.parts):
+        if {"tests", "externals"} & set(path.relative_to(root).parts):
             continue
         if path.suffix == ".rst":
             yield path.read_text("utf-8")
@@ -395,9 +395,8 @@ def parts(model: keras.Model) -> list[keras.Model]:
 
 def without(model: keras.Model, gone: Gone) -> keras.Model:
     """The model without some layers, by `resect.collapse`."""
-    for block in resect.blocks(model).level("block"):
-        if number_of(block.name) in gone:
-            model = resect.collapse(model, *block.ends)
+    for number in gone:
+        model = resect.collapse(model, *resect.blocks(model)[f"transformer_layer_{number}"].ends)
     return model
 
 
@@ -549,8 +548,9 @@ def orders(found: Study) -> str:
     lines.append(row(["---"] * (len(found.measures) + 1)))
     for name, chosen in found.chosen.items():
         lines.append(row([name, *(spelled(each.order[: found.removals + 1]) for each in chosen)]))
-    best = [[best_of(each, n, max) for n in range(found.removals + 1)] for each in found.measures]
-    lines.append(row(["the best there is", *map(spelled, best)]))
+    steps = range(found.removals + 1)
+    best = [[one_of(each, step, RANK, max) for step in steps] for each in found.measures]
+    lines.append(row(["the best there is, by rank", *map(spelled, best)]))
     return "\n".join(lines)
 
 
@@ -562,20 +562,37 @@ def spelled(order: Order) -> str:
     return " / ".join("".join(map(str, sorted(gone))) for gone in order[1:])
 
 
-def best_of(measures: Mapping[Gone, Fidelity], count: int, pick: Callable = max) -> Gone:
-    """The choice of so many layers with the highest rank correlation, or the lowest."""
-    return pick((gone for gone in measures if len(gone) == count), key=lambda g: measures[g].rank)
+@dataclass(frozen=True)
+class Measure:
+    """A number of a `Fidelity`, and which values of it are better: `max` or `min`."""
+
+    title: str
+    of: Callable[[Fidelity], float]
+    digits: int
+    best: Callable = max
+
+    @property
+    def worst(self) -> Callable:
+        return min if self.best is max else max
 
 
-Measure = Callable[[Fidelity], float]
+RANK = Measure("Rank correlation with the original's cosines", lambda f: f.rank, 3)
+ERROR = Measure("Mean absolute difference from the original's cosines", lambda f: f.error, 3, min)
+HITS = Measure("Neighbours found, in %", lambda f: f.hits, 1)
 
 
-def fidelities(found: Study, measure: Measure, digits: int) -> str:
+def one_of(measures: Mapping[Gone, Fidelity], count: int, measure: Measure, pick: Callable) -> Gone:
+    """Of all choices of so many layers that with the highest value, or the lowest."""
+    choices = (gone for gone in measures if len(gone) == count)
+    return pick(choices, key=lambda gone: measure.of(measures[gone]))
+
+
+def fidelities(found: Study, measure: Measure) -> str:
     """A measure after each removal, by way of choosing, as Markdown."""
-    steps = range(1, found.removals + 1)
+    steps = range(found.removals + 1)
     lines = [row(["layers gone", *map(str, steps)]), row(["---", *["---:"] * len(steps)])]
     for name, values in by_way(found, measure).items():
-        lines.append(row([name, *(spread(values[step], digits) for step in steps)]))
+        lines.append(row([name, *(spread(values[step], measure.digits) for step in steps)]))
     return "\n".join(lines)
 
 
@@ -585,12 +602,12 @@ def by_way(found: Study, measure: Measure) -> dict[str, list[list[float]]]:
 
     def at(pick: Callable[[int, int], Gone]) -> list[list[float]]:
         return [
-            [measure(each[pick(fold, step)]) for fold, each in enumerate(found.measures)]
+            [measure.of(each[pick(fold, step)]) for fold, each in enumerate(found.measures)]
             for step in steps
         ]
 
     every = [
-        [statistics.mean(measure(f) for gone, f in each.items() if len(gone) == step)
+        [statistics.mean(measure.of(f) for gone, f in each.items() if len(gone) == step)
          for each in found.measures]
         for step in steps
     ]  # fmt: skip
@@ -600,8 +617,12 @@ def by_way(found: Study, measure: Measure) -> dict[str, list[list[float]]]:
             for name, chosen in found.chosen.items()
         },
         "all choices, on average": every,
-        "the best there is": at(lambda fold, step: best_of(found.measures[fold], step, max)),
-        "the worst there is": at(lambda fold, step: best_of(found.measures[fold], step, min)),
+        **{
+            f"the {name} there is": at(
+                lambda fold, step, pick=pick: one_of(found.measures[fold], step, measure, pick)
+            )
+            for name, pick in (("best", measure.best), ("worst", measure.worst))
+        },
     }
 
 
@@ -616,18 +637,12 @@ def sizes(found: Study) -> str:
 
 def report(found: Study, setting: Setting) -> None:
     """Prints all tables."""
-    none: Gone = frozenset()
-    hits = spread([each[none].hits for each in found.measures], 1)
     around = f"mean ± standard deviation of {setting.folds} folds"
     print(f"\nWhat is left, for a sentence of {TOKENS} tokens:\n\n{sizes(found)}")
     print(f"\nHow important each layer is, {around}:\n\n{scores(found)}")
     print(f"\nLayers in the order in which they went:\n\n{orders(found)}")
-    for title, measure, digits in (
-        ("Rank correlation with the original's cosines", lambda f: f.rank, 3),
-        ("Mean absolute difference from the original's cosines", lambda f: f.error, 3),
-        (f"Neighbours found in %, where the original finds {hits}", lambda f: f.hits, 1),
-    ):
-        print(f"\n{title}, {around}:\n\n{fidelities(found, measure, digits)}")
+    for measure in (RANK, ERROR, HITS):
+        print(f"\n{measure.title}, {around}:\n\n{fidelities(found, measure)}")
 
 
 def picture(found: Study, path: Path) -> None:
@@ -638,7 +653,7 @@ def picture(found: Study, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    lines = by_way(found, lambda f: f.rank)
+    lines = by_way(found, RANK)
     steps = range(found.removals + 1)
     means = {n: np.array([statistics.mean(v) for v in values]) for n, values in lines.items()}
     best, worst = means.pop("the best there is"), means.pop("the worst there is")

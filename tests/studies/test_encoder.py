@@ -28,7 +28,9 @@ def test_the_quick_study_prints_its_tables_and_draws(encoder, tmp_path, capsys):
     for name in encoder.QUICK.ways:
         assert re.search(rf"^\| {name} \|( -?\d+\.\d{{3}} ± \d+\.\d{{3}} \|){{6}}$", printed, re.M)
         assert re.search(rf"^\| {name} \|( [0-5] \|){{2}}$", printed, re.M)
-        assert re.search(rf"^\| {name} \| 0\.\d{{3}} ± 0\.\d{{3}} \|$", printed, re.M)
+        assert re.search(
+            rf"^\| {name} \| 1\.000 ± 0\.000 \| 0\.\d{{3}} ± 0\.\d{{3}} \|$", printed, re.M
+        )
     assert picture.stat().st_size > 1000
 
 
