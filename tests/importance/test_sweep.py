@@ -205,6 +205,14 @@ def _datasets(x, y):
 # Refusals
 
 
+def test_a_dataset_without_an_end_is_refused():
+    tf = pytest.importorskip("tensorflow")
+    model = models.residual_mlp(2)
+    data = tf.data.Dataset.from_tensor_slices(models.data_of(model, 4)).batch(2).repeat()
+    with pytest.raises(resect.SurgeryError, match=r"without an end.*\n.*data.take\(100\)"):
+        resect.importance(model, data)
+
+
 def test_a_model_without_a_loss_is_refused():
     model = models.residual_mlp(2)
     data = models.data_of(model, 4)

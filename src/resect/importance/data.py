@@ -36,14 +36,33 @@ def batches(data: Any, batch_size: int) -> Iterator[Batch]:
         batch_size: Of arrays: number of samples in a batch, the last one may be smaller.
 
     Raises:
-        SurgeryError: The data has no samples, or is none of these.
+        SurgeryError: The data has no samples, or no end, or is none of these.
     """
+    require_end(data, "data")
     count = 0
     for item in _items(data, batch_size):
         count += 1
         yield item
     if not count:
         raise SurgeryError("The data has no batches.", "Give at least one sample.")
+
+
+def require_end(data: Any, what: str) -> None:
+    """Raises for a `tf.data.Dataset` that goes on for ever.
+
+    Args:
+        data: The data.
+        what: The name of the argument.
+
+    Raises:
+        SurgeryError: It does.
+    """
+    cardinality: Any = getattr(data, "cardinality", None)
+    if cardinality is not None and int(cardinality()) == -1:
+        raise SurgeryError(
+            f"{what} is a {type(data).__name__} without an end, and all of it is gone through.",
+            f"Leave out repeat(), or take so many batches: {what}.take(100).",
+        )
 
 
 def _items(data: Any, batch_size: int) -> Iterator[Batch]:

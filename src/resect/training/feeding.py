@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from resect.errors import SurgeryError
-from resect.importance.data import Batch, batches
+from resect.importance.data import Batch, batches, require_end
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,7 @@ def data_of(given: Any, batch_size: int, what: str) -> Data:
             "Give arrays as a tuple (x, y), a list of batches, a tf.data.Dataset, a DataLoader or "
             "a PyDataset.",
         )
-    cardinality: Any = getattr(given, "cardinality", None)
-    if cardinality is not None and int(cardinality()) == -1:
-        raise SurgeryError(
-            f"{what} is a {type(given).__name__} without an end, and every step goes through all "
-            "of it.",
-            f"Leave out repeat(), or take so many batches: {what}.take(100).",
-        )
+    require_end(given, what)
     data = Data(given, batch_size)
     next(data.batches())  # says what is wrong with it
     return data
