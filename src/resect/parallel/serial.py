@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import Any
+from typing import Any, Literal
 
 
 class Serial(Executor):
@@ -27,3 +27,10 @@ class Serial(Executor):
         except Exception as error:
             future.set_exception(error)
         return future
+
+
+def executor_of(given: Executor | Literal["processes"] | None) -> Executor | None:
+    """What `run` takes, where `None` means here: to `run` it means processes of this machine."""
+    if given == "processes":
+        return None
+    return Serial() if given is None else given

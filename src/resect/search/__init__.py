@@ -24,6 +24,7 @@ from typing import Any, Literal
 import keras
 
 from resect.parallel import Serial, Shipped
+from resect.parallel.serial import executor_of
 from resect.plan import Plan
 from resect.search.archive import ORIGINAL, Archive
 from resect.search.choices import (
@@ -194,7 +195,7 @@ def search(
     kept, path = storage_of(storage)
     request = _request(model, chosen, training, sought, rules, sampler, seed)
     store = Memory() if path is None and values is None else Folder(values or _beside(path, study))
-    workers = _executor(executor)
+    workers = executor_of(executor)
     there = work if isinstance(workers, Serial) else replace(work, original=Shipped(model))
     with store.alone():
         archive = Archive(work, chosen, Notebook(kept, study, request, sought), store)
@@ -262,13 +263,6 @@ def _request(
 def _beside(path: Path | None, study: str) -> Path:
     assert path is not None
     return path.with_name(f"{path.name}.values") / study
-
-
-def _executor(given: Any) -> Executor | None:
-    """What `resect.parallel` takes: it means processes by `None`."""
-    if given == "processes":
-        return None
-    return Serial() if given is None else given
 
 
 def _result(archive: Archive, goals: Goals, before: Mapping[str, float]) -> Trials:

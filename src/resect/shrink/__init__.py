@@ -29,7 +29,7 @@ from resect.importance.targets import targets_of
 from resect.keras_graph.scoring import why_not_scored
 from resect.keras_graph.training import is_compiled
 from resect.lookup import resolve_one
-from resect.parallel import Serial
+from resect.parallel.serial import executor_of
 from resect.plan import Plan
 from resect.select import Place
 from resect.shrink.goals import COSTS, Drop, checked, goals_of
@@ -172,7 +172,7 @@ def shrink(
     asked = {"strategy": strategy, "width": width, "tries": tries, "target": target}
     journal = Journal() if folder is None else FolderJournal(folder, _header(work, asked))
     with journal:
-        session = Session(work, journal, _executor(executor))
+        session = Session(work, journal, executor_of(executor))
         costs, numbers = session.start()
         session.goals = goals_of(target, costs, numbers, model)
         run = {"greedy": greedy, "one-shot": one_shot, "beam": partial(beam, width=width)}[strategy]
@@ -209,13 +209,6 @@ def _chosen(model: Any, blocks: Any) -> Sequence[frozenset[Place]] | None:
     if blocks is None:
         return None
     return [frozenset(resolve_one(call, graph) for call in each.calls) for each in targets]
-
-
-def _executor(given: Any) -> Executor | None:
-    """What `resect.parallel` takes: it means processes by `None`."""
-    if given == "processes":
-        return None
-    return Serial() if given is None else given
 
 
 def _header(work: Work, asked: Mapping[str, Any]) -> dict[str, Any]:
