@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import keras
@@ -175,6 +176,7 @@ def test_variants_that_fail_are_told_and_the_search_goes_on():
         return math.nan if rate == 0.25 else models.worth(model)
 
     found = search(objective=objective, sampler="random", trials=20)
+    json.loads(found.to_json(), parse_constant=pytest.fail)
     whys = {trial.why for trial in found if trial.kind == "failed"}
     assert whys == {"RuntimeError: too much", "value is nan after stage 1"}
     assert {models.rate_of(found.plan(t).apply()) for t in found.done} == {0.0}
@@ -219,6 +221,11 @@ def test_a_mistake_in_the_space_is_an_error():
         (dict(sampler="grid"), ValueError, 'sampler is "tpe", "random"'),
         (dict(stop="mean"), ValueError, 'stop must be "median"'),
         (dict(keep="some"), ValueError, "keep must be"),
+        (
+            dict(objective="fit", data=shrinking.data()),
+            SurgeryError,
+            "not compiled.*\n.*as objective",
+        ),
         (dict(storage=3), TypeError, "storage is the path"),
         (dict(objective=lambda model: "good"), SurgeryError, "returned 'good'"),
     ],

@@ -15,6 +15,7 @@ from resect.plan import Plan
 from resect.search.goals import Goals
 from resect.text import rendered
 from resect.training.directions import Better
+from resect.training.files import without_nan
 
 Kind = Literal["done", "stopped", "repeated", "refused", "failed", "left"]
 _KINDS: Mapping[str, str] = {
@@ -160,11 +161,11 @@ class Trials(Sequence[Trial]):
         return [trial.record() for trial in (self.original, *self.trials)]
 
     def to_json(self) -> str:
-        """All of it as JSON."""
+        """All of it as JSON; what is no finite number is `null`."""
         found: dict[str, Any] = {"title": self.title, "objective": self.objective}
         found |= {"goals": dict(self.better), "before": dict(self.before)}
         found["trials"] = [asdict(trial) for trial in (self.original, *self.trials)]
-        return json.dumps(found, indent=2)
+        return json.dumps(without_nan(found), indent=2, allow_nan=False)
 
     def plot(self, x: str | None = None, y: str | None = None, *, ax: Any = None) -> Any:
         """Draws every variant that was trained to the end, and the front of those none beats.

@@ -140,7 +140,7 @@ def training_of(
     if isinstance(objective, (FineTune, Distill)) or objective in ("fit", "distill"):
         if data is None:
             raise ValueError(f"objective={objective!r} trains: say on what, data=(x, y).")
-        how = recovery_of(objective, model, data)
+        how = recovery_of(objective, model, data, "objective")
         assert isinstance(how, (FineTune, Distill))
         return Training(how, ends_of(how.epochs, stages), data, validation or data)
     if isinstance(objective, (str, type)) or not callable(objective):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ from resect.cost.profile import short
 from resect.plan import Plan
 from resect.text import rendered
 from resect.training.directions import Better
+from resect.training.files import without_nan
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Shrunk(Sequence[Step]):
         found: dict[str, Any] = {name: getattr(self, name) for name in names}
         found["steps"] = self.records()
         found["plan"] = json.loads(self.plan.to_json())
-        return json.dumps(_without_nan(found), indent=2, allow_nan=False)
+        return json.dumps(without_nan(found), indent=2, allow_nan=False)
 
     def plot(self, x: str = "parameters", y: str | None = None, *, ax: Any = None) -> Any:
         """Draws every step, the way through them, and the front of those that no other one beats.
@@ -239,11 +239,3 @@ class Shrunk(Sequence[Step]):
         arithmetic = "?" if step.multiply_adds is None else short(step.multiply_adds)
         cells += [f"{step.parameters:,}", arithmetic]
         return cells if step.latency is None else [*cells, f"{1000 * step.latency:.3g} ms"]
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

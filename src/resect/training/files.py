@@ -1,8 +1,9 @@
-"""Values of models as bytes, and what differs between two pieces of JSON."""
+"""Values of models as bytes; JSON, and what differs between two pieces of it."""
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,3 +48,18 @@ def differences(was: Any, now: Any, name: str = "") -> Iterator[str]:
             yield from differences(was.get(key), now.get(key), f"{name} {key}".strip())
     elif was != now:
         yield f"{name} was {was!r} and is {now!r}"
+
+
+def without_nan(value: Any) -> Any:
+    """A piece of JSON with `None` for what is no finite number, of which JSON knows nothing.
+
+    Example:
+
+    >>> without_nan({"loss": [1.0, float("nan")]})
+    {'loss': [1.0, None]}
+    """
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

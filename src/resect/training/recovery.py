@@ -98,8 +98,14 @@ class Distill:
 Recover = FineTune | Distill | Callable[..., Any] | None
 
 
-def recovery_of(recover: Any, model: Any, data: Data) -> Recover:
+def recovery_of(recover: Any, model: Any, data: Data, name: str = "recover") -> Recover:
     """What the user asked for, if it has a meaning.
+
+    Args:
+        recover: As it was given.
+        model: The model.
+        data: What it would be trained on.
+        name: What the argument is called.
 
     Raises:
         ValueError: It is no way to recover.
@@ -110,7 +116,7 @@ def recovery_of(recover: Any, model: Any, data: Data) -> Recover:
     if isinstance(found, (FineTune, Distill)):
         why = why_not_measured(model, data.given, data.batch_size)
         if why is not None:
-            raise SurgeryError(why[0], f"{why[1]} Or give a function of your own as recover.")
+            raise SurgeryError(why[0], f"{why[1]} Or give a function of your own as {name}.")
         if found.epochs < 1:
             raise ValueError(f"epochs must be 1 or more, not {found.epochs}.")
         found.check(model)
