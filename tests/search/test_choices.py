@@ -101,6 +101,17 @@ def test_normalization_of_channels_in_front():
         Normalization("conv", ("instance",))
 
 
+def test_new_layers_compute_in_the_dtype_of_the_place():
+    features = keras.Input((4,), name="features")
+    x = layers.Dense(4, dtype="mixed_bfloat16", name="hidden")(features)
+    model = keras.Model(features, layers.Dense(2, name="logits")(x))
+    space = [Dropout("hidden", (0.5,)), Normalization("hidden", ("batch",))]
+    chosen = {"dropout__hidden": 0.5, "normalization__hidden": "batch"}
+    new = planned(model, space, **chosen).apply()
+    assert [layer.compute_dtype for layer in new.layers[1:4]] == ["bfloat16"] * 3
+    assert {variable.dtype for variable in new.weights} == {"float32"}
+
+
 def test_bottlenecks_change_nothing_until_they_are_trained():
     space = Bottleneck("hidden", sizes=(0, 4))
     new = assert_surgery(

@@ -16,7 +16,7 @@ import keras
 from resect.adapt.activations import Activations as SwapActivations
 from resect.adapt.activations import activation_of
 from resect.adapt.modules.adapters import Adapters
-from resect.adapt.modules.placing import data_format_at
+from resect.adapt.modules.placing import data_format_at, policy_of
 from resect.blocks import Block, blocks
 from resect.edits import Edit, Insert, Site
 from resect.errors import NoMatchError
@@ -86,7 +86,8 @@ class Dropout:
         after: The calls.
         rates: The rates to choose from; 0 means none.
         together: Whether all places have one rate.
-        layer: The class of the layer, such as `keras.layers.SpatialDropout2D`: it takes a rate.
+        layer: The class of the layer, such as `keras.layers.SpatialDropout2D`: it takes a rate, a
+            name and a dtype.
         name: What its parameters are called.
 
     Example:
@@ -105,9 +106,11 @@ class Dropout:
         return _at_places(trial, plan, self, self.rates, self._edit)
 
     def _edit(self, graph: Graph, place: Place, rate: float) -> Edit | None:
+        if not rate:
+            return None
         named = f"{place.call.layer}_{self.name}"
-        template = self.layer(rate, name=named) if rate else None
-        return None if template is None else Insert(template, after=place.spelling(graph))
+        template = self.layer(rate, name=named, dtype=_policy_at(graph, place))
+        return Insert(template, after=place.spelling(graph))
 
 
 @dataclass(frozen=True)
@@ -144,23 +147,33 @@ class Normalization:
             return None
         inner = graph.at(place.path)
         axis = 1 if data_format_at(inner, place.call) == "channels_first" else -1
-        name = f"{place.call.layer}_{self.name}"
-        return Insert(_normalizing(kind, axis, name), after=place.spelling(graph))
+        named = {
+            "axis": axis,
+            "name": f"{place.call.layer}_{self.name}",
+            "dtype": _policy_at(graph, place),
+        }
+        return Insert(_normalizing(kind, named), after=place.spelling(graph))
 
 
-def _normalizing(kind: Kind, axis: int, name: str) -> Any:
+def _normalizing(kind: Kind, named: dict[str, Any]) -> Any:
     """What `Insert` takes: a layer, or how it is made for a shape."""
     if kind == "batch":
-        return keras.layers.BatchNormalization(axis=axis, name=name)
+        return keras.layers.BatchNormalization(**named)
     if kind == "layer":
-        return keras.layers.LayerNormalization(axis=axis, name=name)
+        return keras.layers.LayerNormalization(**named)
 
     def group(site: Site) -> Any:
-        channels = site.shape[axis] or 1
+        channels = site.shape[named["axis"]] or 1
         groups = max(number for number in range(1, 33) if channels % number == 0)
-        return keras.layers.GroupNormalization(groups, axis=axis, name=name)
+        return keras.layers.GroupNormalization(groups, **named)
 
     return group
+
+
+def _policy_at(graph: Graph, place: Place) -> str | None:
+    """The dtype policy of a new layer behind a call: what it returns is of the same dtype."""
+    outputs = graph.at(place.path).nodes[place.call].outputs or ()
+    return policy_of(outputs[0].dtype) if outputs else None
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,11 @@ def policy_for(put: Putting, ref: Ref) -> str:
             "Choose a place behind it, where the tensor is of a float dtype.",
             put.label,
         )
+    return policy_of(dtype)
+
+
+def policy_of(dtype: str) -> str:
+    """The dtype policy of a layer that returns a dtype, and keeps its variables in float32."""
     return _MIXED.get(dtype, dtype)
 
 
