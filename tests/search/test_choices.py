@@ -11,6 +11,7 @@ from resect.search import Activation, Bottleneck, Dropout, Normalization, OneOf,
 from resect.search.space import Space, variant_key
 from tests.common import cnn, functional_mlp, mlp, two_branches
 from tests.search import models
+from tests.shrink.models import classifier
 from tests.surgery import assert_surgery
 
 optuna = pytest.importorskip("optuna")
@@ -52,6 +53,14 @@ def test_remove_chooses_a_number_first(count):
         assert len(trial.params) == trial.params["remove"] + 1
         seen.add(trial.params["remove"])
     assert seen == set(range(count + 1))
+
+
+def test_half_of_the_blocks_may_go_and_at_least_one():
+    for scales, most in (((0.5,), 1), ((0.5,) * 5, 2)):
+        study = optuna.create_study()
+        trial = study.ask()
+        Remove()(trial, resect.plan(classifier(scales, compiled=False)))
+        assert trial.distributions["remove"].high == most
 
 
 def test_dropout_stands_where_it_is_asked_for_and_passes_over_what_has_gone():

@@ -39,7 +39,7 @@ class Remove:
     Args:
         blocks: The blocks; by default all that `resect.blocks` calls blocks and that keep the
             shape.
-        at_most: The most that go; by default half of them.
+        at_most: The most that go; by default half of them, and at least one.
         name: What its parameters are called.
 
     Example:
@@ -54,8 +54,8 @@ class Remove:
 
     def __call__(self, trial: Any, plan: Plan) -> Plan:
         named = self._named(plan)
-        most = len(named) // 2 if self.at_most is None else min(self.at_most, len(named))
-        count = trial.suggest_int(self.name, 0, max(most, 0))
+        most = max(1, len(named) // 2) if self.at_most is None else self.at_most
+        count = trial.suggest_int(self.name, 0, min(most, len(named)))
         slots = [f"{self.name} {number}" for number in range(1, count + 1)]
         chosen = {trial.suggest_categorical(slot, list(named)) for slot in slots}
         # From the end: the block before one that goes is what then feeds the rest.
