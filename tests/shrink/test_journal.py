@@ -176,10 +176,10 @@ def test_another_model_or_other_data_in_the_same_folder_is_refused(tmp_path):
     settings = {**TRAINED, "method": "random", "recover": None, "folder": tmp_path}
     model, (x, y) = models.classifier(), models.data()
     resect.shrink(model, (x, y), **settings)
-    with pytest.raises(SurgeryError, match="data content was"):
+    with pytest.raises(SurgeryError, match="data content differs"):
         resect.shrink(model, (x + 1, y), **settings)
     model.set_weights([w + 1e-3 for w in model.get_weights()])
-    with pytest.raises(SurgeryError, match="model weights was"):
+    with pytest.raises(SurgeryError, match="model weights differs"):
         resect.shrink(model, (x, y), **settings)
     model = models.classifier(optimizer="sgd")
     with pytest.raises(SurgeryError, match="model optimizer class was 'Adam' and is 'SGD'"):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from resect.training.values import Values
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def packed(values: Values) -> bytes:
@@ -47,7 +50,8 @@ def differences(was: Any, now: Any, name: str = "") -> Iterator[str]:
         for key in [*was, *(key for key in now if key not in was)]:
             yield from differences(was.get(key), now.get(key), f"{name} {key}".strip())
     elif was != now:
-        yield f"{name} was {was!r} and is {now!r}"
+        digests = all(isinstance(each, str) and _DIGEST.fullmatch(each) for each in (was, now))
+        yield f"{name} differs" if digests else f"{name} was {was!r} and is {now!r}"
 
 
 def without_nan(value: Any) -> Any:
