@@ -64,7 +64,7 @@ def test_a_metric_with_a_number_for_each_class():
         expected = smaller.evaluate(x, y, verbose=0, return_dict=True)["f1_score"]
         changes = row.changes if row else dict.fromkeys(found.baseline, 0)
         ours = [found.baseline[f"f1_score[{i}]"] + changes[f"f1_score[{i}]"] for i in range(3)]
-        assert ours == pytest.approx(list(expected), abs=1e-6)
+        assert ours == pytest.approx([float(each) for each in expected], abs=1e-6)
 
 
 def test_a_small_budget_runs_variants_one_by_one():

@@ -129,7 +129,11 @@ def test_batches_that_grow_stay_within_the_budget():
 
 
 def _losses(model, data):
-    return [model.test_on_batch(x, y) for x, y in data]
+    found = []
+    for x, y in data:
+        model.reset_metrics()  # in Keras 3.10 test_on_batch goes on with the mean
+        found.append(model.test_on_batch(x, y))
+    return found
 
 
 def test_losses_that_layers_add():
