@@ -216,6 +216,45 @@ def test_what_cannot_be_written_down_is_told_apart_by_what_was_chosen():
     assert key_of(model, space, scale=0.5) == key_of(model, space, scale=0.5)
 
 
+def test_classes_of_the_users_own_are_told_apart_by_what_was_chosen():
+    def space(trial, plan):
+        scale = trial.suggest_float("scale", 0, 1)
+
+        class Scaled(layers.Layer):
+            def call(self, x):
+                return x * scale
+
+        return plan.insert(Scaled(), after="block_0")
+
+    model = models.bare()
+    assert key_of(model, space, scale=0.5) != key_of(model, space, scale=0.25)
+
+
+def test_whose_weights_a_layer_takes_over_matters():
+    def anew(trial, plan):
+        new = layers.Dense(6, activation="tanh", name="inner_0")
+        return plan.remove("inner_0").insert(new, after="features", on_mismatch="reinit")
+
+    def between(trial, plan):
+        new = layers.Dense(6, activation="tanh", name="inner_0")
+        return plan.remove("inner_0").insert(new, between=("features", "dropout_0"))
+
+    def replaced(trial, plan):
+        return plan.replace("inner_0", layers.Dense(6, activation="tanh", name="inner_0"))
+
+    model = models.bare()
+    keys = {key_of(model, space) for space in (anew, between, replaced)}
+    assert len(keys) == 3
+
+
+def test_a_layer_that_was_renamed_is_still_the_one_that_it_was():
+    stack = [keras.Input((4,)), layers.Dense(4, name="a"), layers.Dense(4, name="b")]
+    model = keras.Sequential(stack)
+    first = key_of(model, lambda trial, plan: plan.remove("b"))
+    second = key_of(model, lambda trial, plan: plan.remove("a").rename({"b": "a"}))
+    assert first != second
+
+
 def test_weights_of_new_layers_matter():
     def with_values(value):
         layer = layers.Dense(6, kernel_initializer=keras.initializers.Constant(value))

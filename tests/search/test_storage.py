@@ -163,6 +163,10 @@ def test_another_request_in_the_same_study_is_refused(tmp_path):
     with pytest.raises(SurgeryError, match="space"):
         resect.search(models.bare(), Remove(), models.Counting(), storage=storage, **OPTIONS)
     assert len(search(storage, trials=1, seed=1, study="another")) >= 1
+    options = dict(trials=1, at_once=1, goals=None, study="functions")
+    search(storage, lambda model: 1.0, **options)
+    with pytest.raises(SurgeryError, match="objective code was"):
+        search(storage, lambda model: 2.0, **options)
 
 
 def test_a_study_of_somebody_elses_is_left_alone(tmp_path):

@@ -52,7 +52,7 @@ from resect.search.storage import (
 )
 from resect.search.training import Objective, Training, Work, training_of
 from resect.training.feeding import Data, data_of
-from resect.training.identity import model_identity
+from resect.training.identity import model_identity, plain
 from resect.training.measures import Costs, costs_of, numbers_of, shapes_in
 from resect.training.recovery import Distill, FineTune
 
@@ -255,7 +255,7 @@ def _request(
         "at_once": rules.at_once,
         "stop": rules.pruner if rules.pruner in (None, "median") else type(rules.pruner).__name__,
         "patience": rules.patience,
-        "sampler": sampler if isinstance(sampler, str) else "a function",
+        "sampler": plain(sampler),
         "seed": seed,
     }
 

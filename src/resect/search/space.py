@@ -136,8 +136,8 @@ class _Digest:
             if layer.origin == "new":
                 counts[layer.kind] = counts.get(layer.kind, -1) + 1
                 names[name] = f"new {layer.kind} {counts[layer.kind]}"
-            else:
-                names[name] = name
+            else:  # one that was renamed is still the layer that it was
+                names[name] = f"{name} {layer.op.name}"
         return names
 
     def _node(self, graph: Graph, node: Node, names: Mapping[str, str]) -> str:
@@ -147,9 +147,10 @@ class _Digest:
         return json.dumps(parts, sort_keys=True, default=repr)
 
     def _layer(self, layer: Layer) -> Any:
-        found = [layer.kind, layer.origin, layer.part]
+        found: list[Any] = [layer.kind, layer.origin, layer.part]
         if layer.origin == "new":
             found.append(self._template(layer.op))
+            found.append(getattr(layer.template, "name", None))  # whose weights it takes over
         if layer.change is not None:
             found.append(self._template(layer.change.template))
             self.exact = self.exact and not layer.change.values and layer.change.built is None
@@ -161,8 +162,11 @@ class _Digest:
             text = json.dumps(config, sort_keys=True)
         except Exception:  # whatever a class of the user's own may raise or hold
             text = "<none>"
-        # Functions without a name of their own are not told apart by what is written down.
-        self.exact = self.exact and not any(mark in text for mark in _NAMELESS)
+        # What is written down does not tell apart functions without a name, and need not say all
+        # of a class of the user's own, or of a layer that was adapted.
+        library = type(template).__module__.startswith(("keras.", "keras_hub."))
+        told = library and not hasattr(template, "adapt")
+        self.exact = self.exact and told and not any(mark in text for mark in _NAMELESS)
         weights = getattr(template, "weights", ())
         return [text, [_digest(np.asarray(weight)) for weight in weights]]
 

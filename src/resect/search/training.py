@@ -20,6 +20,7 @@ from resect.parallel import Shipped
 from resect.plan import Plan
 from resect.search.goals import VALUE
 from resect.training.feeding import Data, seeded
+from resect.training.identity import code_of
 from resect.training.measures import Costs, Numbers, Shapes, costs_of, numbers_of
 from resect.training.recovery import Before, Distill, FineTune, described, recovered, recovery_of
 from resect.training.values import Values, give, reseed, values_of
@@ -103,7 +104,8 @@ class Custom:
         return before.left(model), numbers
 
     def described(self) -> Any:
-        return {"kind": described(self.function), "ends": list(self.ends)}
+        found = {"kind": described(self.function), "ends": list(self.ends)}
+        return {**found, "code": code_of(self.function)}
 
     def __str__(self) -> str:
         return described(self.function)
